@@ -1,0 +1,17 @@
+"""ESeg-L: EfficientNet-B7 encoder, BiFPN of 288 channels and 6 repeats (ESeg §3.2).
+
+    python -m eseg_jax.main --config=configs/eseg_l.py --workdir=DIR
+
+The recipe of §4.2: 90,000 steps of 16 crops of 512x1024 (484 epochs of Cityscapes'
+2,975 training images) on 8 TPU cores. The paper reports 82.6 % mIoU on the Cityscapes
+validation set (Table 4; from ImageNet weights). Not reproduced here yet. `:camvid` and
+`:scenes` behind the file name train on other data, see configs/base.py.
+"""
+
+from configs import base
+
+
+def get_config(dataset: str = "cityscapes"):
+    config = base.get_config(dataset)
+    config.model.name = "eseg_l"
+    return config

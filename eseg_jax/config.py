@@ -1,0 +1,108 @@
+"""Checks a configuration as a whole before anything is built from it."""
+
+from __future__ import annotations
+
+import re
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """Every mistake of a configuration in one message."""
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError naming each field that is wrong and how to mend it."""
+    problems = []
+
+    def check(ok: bool, field: str, value, rule: str) -> None:
+        if not ok:
+            problems.append(f"config.{field} = {value!r}: {rule}")
+
+    for field in (
+        "total_steps",
+        "accumulate_steps",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ):
+        check(config[field] >= 1, field, config[field], "must be at least 1")
+    check(
+        config.dtype in ("auto", "bfloat16", "float32"),
+        "dtype",
+        config.dtype,
+        "must be auto, bfloat16 or float32",
+    )
+    check(
+        0 <= config.ema_decay < 1, "ema_decay", config.ema_decay, "must lie in [0, 1)"
+    )
+
+    data = config.input
+    check(
+        data.batch_size >= 1, "input.batch_size", data.batch_size, "must be at least 1"
+    )
+    check(
+        data.batch_size % config.accumulate_steps == 0,
+        "accumulate_steps",
+        config.accumulate_steps,
+        f"must divide input.batch_size = {data.batch_size}",
+    )
+    check(min(data.crop) >= 1, "input.crop", data.crop, "must be positive (h, w)")
+    low, high = data.scale
+    check(0 < low <= high, "input.scale", data.scale, "must be 0 < low <= high")
+
+    optimizer = config.optimizer
+    check(
+        optimizer.learning_rate > 0,
+        "optimizer.learning_rate",
+        optimizer.learning_rate,
+        "must be positive",
+    )
+    check(
+        0 <= optimizer.warmup_steps <= config.total_steps,
+        "optimizer.warmup_steps",
+        optimizer.warmup_steps,
+        f"must lie between 0 and total_steps = {config.total_steps}",
+    )
+    for field in ("weight_decay_on", "frozen"):
+        try:
+            re.compile(optimizer[field])
+        except re.error as error:
+            check(
+                False,
+                f"optimizer.{field}",
+                optimizer[field],
+                f"is no regular expression ({error})",
+            )
+
+    loss = config.loss
+    check(
+        0 <= loss.ohem_threshold <= 1,
+        "loss.ohem_threshold",
+        loss.ohem_threshold,
+        "is a probability",
+    )
+    check(
+        0 < loss.ohem_min_kept_fraction <= 1,
+        "loss.ohem_min_kept_fraction",
+        loss.ohem_min_kept_fraction,
+        "is a share of the pixels in (0, 1]",
+    )
+    check(
+        config.eval.batch_size >= 1,
+        "eval.batch_size",
+        config.eval.batch_size,
+        "must be at least 1",
+    )
+    check(
+        config.eval.weights in ("ema", "raw"),
+        "eval.weights",
+        config.eval.weights,
+        "must be ema or raw",
+    )
+    if problems:
+        raise ConfigError(
+            f"The configuration has {len(problems)} mistake"
+            f"{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(problems)
+        )

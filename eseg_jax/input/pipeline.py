@@ -1,0 +1,313 @@
+"""The tf.data pipelines behind `eseg_jax.input`.
+
+Training is a pure function of (seed, element number): element g = step * batch_size +
+row is image permutation(seed, epoch)[g % n] of epoch g // n, augmented with the key
+(seed, g). A run therefore resumes from its step alone, on any number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from eseg_jax.input import datasets, draw_scene, folders, num_examples, transforms
+from eseg_jax.input.datasets import IGNORE, InputError
+from eseg_jax.input.tf_cpu import tf
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where examples come from.
+
+    Attributes:
+      ids: names of the examples.
+      table: uint8 [256], label value -> train id.
+      read: index -> (label uint8 [h, w], box -> image uint8 [h', w', 3] of that box or
+        of everything when None). Runs inside the graph; fails on a broken file.
+      problem: index -> sentence about what is wrong with the example, or None.
+    """
+
+    ids: Sequence[str]
+    table: np.ndarray
+    read: Callable
+    problem: Callable[[int], str | None]
+
+
+def train_batches(
+    source: Source, config, start_step: int, process_index: int, process_count: int
+) -> Iterator[dict]:
+    """See `eseg_jax.input.train_batches`."""
+    batch_size = config.input.batch_size
+    local = batch_size // process_count
+    limit = config.input.max_broken_files
+    count = len(source.ids)
+    elements = functools.partial(
+        _train_elements,
+        count=count,
+        seed=config.seed,
+        batch_size=batch_size,
+        rows=(process_index * local, local),
+    )
+    broken: set[int] = set()
+    step = start_step
+    while True:
+        stand_in = _stand_ins(count, broken)
+        load = functools.partial(_load_train, source, config, tf.constant(stand_in))
+        dataset = elements(step).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        try:
+            for batch in _batched(dataset, local):
+                yield _with_ids(batch, source.ids)
+                step += 1
+        except tf.errors.OpError as error:
+            # The error does not say which file it was, but the step says which
+            # elements the batch has: look at their files one by one.
+            rows = [int(index) for _, index in elements(step).take(local)]
+            found = _problems(source, {int(stand_in[index]) for index in rows})
+            if not found:
+                raise InputError(
+                    f"Reading the batch of step {step} failed, though each of its "
+                    f"files can be read: {folders.first_line(error)}."
+                ) from error
+            _tolerate(found, broken, limit, count, source.ids)
+
+
+def eval_batches(
+    source: Source, config, process_index: int, process_count: int
+) -> Iterator[dict]:
+    """See `eseg_jax.input.eval_batches`."""
+    batch_size = config.eval.batch_size
+    local = batch_size // process_count
+    count = len(source.ids)
+    elements = _eval_elements(count, batch_size, (process_index * local, local))
+    dataset = elements.map(
+        functools.partial(_load_eval, source), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    done = 0
+    try:
+        for batch in _batched(dataset, local):
+            yield _with_ids(batch, source.ids)
+            done += 1
+    except tf.errors.OpError as error:
+        rows = [int(i) for i, _ in elements.skip(done * local).take(local)]
+        # A score over fewer images is another score: nothing is skipped here.
+        for problem in _problems(source, set(rows)).values():
+            raise InputError(problem) from None
+        sizes: dict[tuple, int] = {}
+        for index in rows:
+            sizes.setdefault(tuple(source.read(index)[0].shape), index)
+        if len(sizes) > 1:
+            (a, first), (b, second), *_ = sizes.items()
+            raise InputError(
+                f"Images {source.ids[first]} ({a[1]}x{a[0]}) and {source.ids[second]} "
+                f"({b[1]}x{b[0]}) differ in size and cannot share a batch; set "
+                "--config.eval.batch_size=1."
+            ) from None
+        raise InputError(
+            f"Reading evaluation batch {done} failed, though each of its files can be "
+            f"read: {folders.first_line(error)}."
+        ) from error
+
+
+# --------------------------------------------------------------------- which elements
+
+
+def _train_elements(start_step: int, *, count, seed, batch_size, rows):
+    """This process's endless (element number, example index), int64 scalars."""
+    first, local = rows
+    start = start_step * batch_size
+
+    def epoch_order(epoch):
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count, dtype=tf.int64), tf.stack([seed_constant, epoch])
+        )
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    seed_constant = tf.constant(seed, tf.int64)
+    endless = np.iinfo(np.int64).max
+    indices = tf.data.Dataset.range(start // count, endless).flat_map(epoch_order)
+    numbers = tf.data.Dataset.range(start, endless)
+    return (
+        tf.data.Dataset.zip((numbers, indices.skip(start % count)))
+        .batch(batch_size)
+        .map(lambda *batch: tuple(part[first : first + local] for part in batch))
+        .unbatch()
+    )
+
+
+def _eval_elements(count: int, batch_size: int, rows):
+    """This process's (example index, is real), the last example repeated as padding."""
+    first, local = rows
+    steps = -(-count // batch_size)
+    numbers = np.arange(steps * batch_size).reshape(steps, batch_size)
+    numbers = numbers[:, first : first + local].ravel()
+    return tf.data.Dataset.from_tensor_slices(
+        (np.minimum(numbers, count - 1), numbers < count)
+    )
+
+
+# ------------------------------------------------------------------------ one element
+
+
+def _load_train(source: Source, config, stand_in, number, index):
+    options = config.input
+    crop = tuple(options.crop)
+    index = stand_in[index]
+    key = tf.stack([tf.constant(config.seed, tf.int64), number])
+
+    label, image_of = source.read(index)
+    size = tf.shape(label)
+    window = transforms.random_window(key, size, crop, tuple(options.scale))
+    box, target = transforms.place_window(window, size, crop)
+    example = {"image": image_of(box), "label": transforms.crop_to(label, box)}
+    example = transforms.resize(example, target[2:])
+    example["label"] = tf.gather(source.table, tf.cast(example["label"], tf.int32))
+    example = transforms.random_colour(
+        example,
+        key,
+        brightness=options.brightness,
+        contrast=options.contrast,
+        saturation=options.saturation,
+        hue=options.hue,
+    )
+    example = transforms.pad_to(example, target[:2], crop)
+    if options.flip:
+        example = transforms.random_flip(example, key)
+    return example | {"index": index}
+
+
+def _load_eval(source: Source, index, real):
+    label, image_of = source.read(index)
+    label = tf.gather(source.table, tf.cast(label, tf.int32))
+    return {
+        "image": image_of(None),
+        "label": tf.where(real, label, tf.constant(IGNORE, tf.uint8)),
+        "index": tf.where(real, index, -1),
+        "mask": real,
+    }
+
+
+# -------------------------------------------------------------------------- the sources
+
+
+def open_split(config, split: str) -> Source:
+    """The source of a split of config.dataset; InputError when it cannot be found."""
+    info = datasets.get(config.dataset.name)
+    if info.layout is None:
+        return _scene_source(config, split)
+    return _folder_source(config, info, split)
+
+
+def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
+    found = datasets.list_split(info, split, config.dataset.root)
+    examples, kind = found.examples, found.kind
+    if found.missing_images:
+        _logger.warning(
+            "%s split %r: %d labels have no image and are left out, first %s",
+            info.name,
+            split,
+            len(found.missing_images),
+            found.missing_images[0],
+        )
+    images = tf.constant([example.image for example in examples])
+    labels = tf.constant([example.label for example in examples])
+    # A JPEG decoder stops once it has the crop. Were broken files tolerated, whether a
+    # truncated one counts as broken would then depend on the crop, and a resumed run
+    # could differ from an unbroken one.
+    decode_whole = config.input.max_broken_files > 0
+
+    def read(index):
+        label = folders.read_label(labels[index], kind)
+
+        def image_of(box):
+            return folders.read_image(
+                images[index], tf.shape(label), box, decode_whole=decode_whole
+            )
+
+        return label, image_of
+
+    return Source(
+        ids=[example.id for example in examples],
+        table=kind.table(),
+        read=read,
+        problem=lambda index: folders.problem(info, kind, examples[index]),
+    )
+
+
+def _scene_source(config, split: str) -> Source:
+    size = tuple(config.dataset.size)
+    draw = functools.partial(draw_scene, config, split)
+
+    def read(index):
+        image, label = tf.numpy_function(draw, [index], [tf.uint8, tf.uint8])
+        image = tf.ensure_shape(image, (*size, 3))
+        label = tf.ensure_shape(label, size)
+        return (
+            label,
+            lambda box: image if box is None else transforms.crop_to(image, box),
+        )
+
+    return Source(
+        ids=[f"{split}_{index:06d}" for index in range(num_examples(config, split))],
+        table=np.arange(256, dtype=np.uint8),
+        read=read,
+        problem=lambda index: None,
+    )
+
+
+# ------------------------------------------------------------------------------ helpers
+
+
+def _batched(dataset, size: int) -> Iterator[dict]:
+    options = tf.data.Options()
+    options.deterministic = True
+    dataset = dataset.batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return dataset.with_options(options).as_numpy_iterator()
+
+
+def _with_ids(batch: dict, ids: Sequence[str]) -> dict:
+    """The batch with "id" (a list of names, "" for padding) instead of "index"."""
+    indices = batch.pop("index")
+    return batch | {"id": [ids[i] if i >= 0 else "" for i in indices]}
+
+
+def _stand_ins(count: int, broken: set[int]) -> np.ndarray:
+    """int64 [count]: each index itself or, if broken, the next one that is not.
+
+    The rule looks at the files only, so every process and every resumed run comes to
+    the same replacement.
+    """
+    stand_in = np.arange(count)
+    for index in broken:
+        while stand_in[index] in broken:
+            stand_in[index] = (stand_in[index] + 1) % count
+    return stand_in
+
+
+def _problems(source: Source, indices: set[int]) -> dict[int, str]:
+    problems = {index: source.problem(index) for index in sorted(indices)}
+    return {index: problem for index, problem in problems.items() if problem}
+
+
+def _tolerate(found: dict[int, str], broken: set[int], limit, count, ids) -> None:
+    """Logs each broken example and adds it to `broken`; InputError beyond the limit."""
+    for index, problem in found.items():
+        broken.add(index)
+        if len(broken) > limit or len(broken) == count:
+            raise InputError(
+                f"{problem} This is broken example number {len(broken)} and "
+                f"config.input.max_broken_files is {limit}."
+            ) from None
+        _logger.warning(
+            "broken example %d (at most %d are tolerated): %s The next readable "
+            "example after %s takes its place.",
+            len(broken),
+            limit,
+            problem,
+            ids[index],
+        )

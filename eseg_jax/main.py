@@ -1,0 +1,101 @@
+"""The command line: python -m eseg_jax.main --config=FILE.py --workdir=DIR."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="Configuration file; --config.x=y changes a field.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: a local path or a bucket such as gs://…"
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether to join the other processes of the job; auto does so where the "
+    "environment (TPU slice, SLURM, JAX_COORDINATOR_ADDRESS) says there are some.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Joins the job, then trains or evaluates."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments {argv[1:]}; all are --flag=value.")
+    _join_processes(_DISTRIBUTED.value)
+    _check_writable(_WORKDIR.value)
+    config = _CONFIG.value
+    # Imported here so that --help and a typo in a flag answer at once.
+    from eseg_jax.evaluate import evaluate
+    from eseg_jax.train import train
+
+    {"train": train, "evaluate": evaluate}[_MODE.value](config, _WORKDIR.value)
+
+
+def _join_processes(when: str) -> None:
+    """Runs jax.distributed.initialize(), before any other use of JAX."""
+    env = os.environ
+    explicit = {
+        "coordinator_address": env.get("JAX_COORDINATOR_ADDRESS"),
+        "num_processes": env.get("JAX_NUM_PROCESSES"),
+        "process_id": env.get("JAX_PROCESS_ID"),
+    }
+    several = (
+        explicit["coordinator_address"]
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or int(env.get("SLURM_NTASKS", "1")) > 1
+    )
+    if when == "on" or (when == "auto" and several):
+        jax.distributed.initialize(
+            coordinator_address=explicit["coordinator_address"],
+            **{
+                name: int(explicit[name])
+                for name in ("num_processes", "process_id")
+                if explicit[name] is not None
+            },
+        )
+
+
+def _check_writable(workdir: str) -> None:
+    """Stops before any work is done when results could not be kept."""
+    path = epath.Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable_{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"The workdir {workdir} cannot be written ({error}); choose another "
+            "--workdir or mend its permissions."
+        ) from error
+
+
+def run() -> None:
+    """Entry point that shows the user's mistakes as one sentence, not a traceback."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    # Ours, and of the libraries only what is wrong.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("eseg_jax").setLevel(logging.INFO)
+    try:
+        app.run(main)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("ESEG_JAX_TRACEBACK"):
+            raise
+        sys.exit(f"eseg_jax: {error}\n(ESEG_JAX_TRACEBACK=1 shows where.)")
+
+
+if __name__ == "__main__":
+    run()

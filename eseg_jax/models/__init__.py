@@ -1,0 +1,65 @@
+"""The networks by name: `create`, `names`, `info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from eseg_jax.models import eseg
+from eseg_jax.models.info import Info
+
+_FAMILIES = (eseg,)
+
+
+def names() -> tuple[str, ...]:
+    """Names of every variant, family by family."""
+    return tuple(name for family in _FAMILIES for name in family.VARIANTS)
+
+
+def info(name: str) -> Info:
+    """What the paper prints about a variant. Raises ValueError on unknown names."""
+    return _family(name).INFO[name]
+
+
+def create(
+    name: str, num_classes: int, dtype: jnp.dtype = jnp.float32, **overrides
+) -> nn.Module:
+    """Builds a network.
+
+    Args:
+      name: one of `names()`.
+      num_classes: channels of the logits.
+      dtype: compute type; parameters, statistics and logits are float32.
+      **overrides: fields of the variant to change, such as max_level=7.
+
+    Returns:
+      A Linen module: `apply(variables, images [n, h, w, 3], train=…)` gives
+      {"logits": [n, h / s, w / s, num_classes] float32, "aux": {name: logits}}.
+
+    Raises:
+      ValueError: an unknown name or override.
+    """
+    family = _family(name)
+    variant = family.VARIANTS[name]
+    fields = [field.name for field in dataclasses.fields(variant)]
+    unknown = sorted(set(overrides) - set(fields))
+    if unknown:
+        raise ValueError(
+            f"{name} has no option {', '.join(unknown)}; "
+            f"its options are {', '.join(fields)}."
+        )
+    return family.create(
+        dataclasses.replace(variant, **overrides), num_classes, jnp.dtype(dtype)
+    )
+
+
+def _family(name: str):
+    for family in _FAMILIES:
+        if name in family.VARIANTS:
+            return family
+    close = difflib.get_close_matches(name, names(), n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see names()."
+    raise ValueError(f"There is no model {name!r}; {hint}")

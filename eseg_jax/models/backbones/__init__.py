@@ -1,0 +1,1 @@
+"""Encoders: each module maps images to {stride: feature}."""

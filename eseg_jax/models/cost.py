@@ -1,0 +1,107 @@
+"""What a network costs: parameters and multiply-adds, counted without running it.
+
+The network is traced with abstract arrays, so counting takes no memory and does not
+depend on how `eseg_jax.ops` computes a convolution: a `Conv` costs one multiply-add
+for each output element and kernel tap.
+
+Papers mean different things by FLOPs. A network whose paper counts more than the
+multiply-adds of its convolutions has a method
+
+    extra_flops(module, inputs, output) -> float
+
+that says what a call of one of its modules adds; without it they are the same.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eseg_jax import models
+from eseg_jax.models.layers import Conv
+from eseg_jax.trees import count_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one image costs a network.
+
+    Attributes:
+      name: the variant.
+      size: (height, width) of the image.
+      num_classes: channels of the logits.
+      parameters: trainable numbers.
+      batch_stats: numbers in the running statistics of batch normalisation.
+      macs: multiply-adds of the convolutions.
+      paper_flops: FLOPs as the paper counts them.
+      logits_stride: image pixels from one logit to the next.
+      parts: (parameters, macs) of each outermost module.
+    """
+
+    name: str
+    size: tuple[int, int]
+    num_classes: int
+    parameters: int
+    batch_stats: int
+    macs: int
+    paper_flops: float
+    logits_stride: int
+    parts: dict[str, tuple[int, int]]
+
+
+def count(
+    name: str, size: tuple[int, int] | None = None, num_classes: int = 19, **options
+) -> Cost:
+    """Counts a variant of `models.names()`.
+
+    Args:
+      name: the variant.
+      size: (height, width) of the image; None is the size the paper counts at.
+      num_classes: channels of the logits.
+      **options: overrides for `models.create`.
+
+    Raises:
+      ValueError: an unknown name or option.
+    """
+    model = models.create(name, num_classes, **options)
+    height, width = size or models.info(name).size
+    extra_flops = getattr(model, "extra_flops", None)
+    macs: collections.Counter[str] = collections.Counter()
+    extra = 0.0
+
+    def intercept(call, args, kwargs, context):
+        nonlocal extra
+        output = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__":
+            if isinstance(module, Conv):
+                inputs = 1 if module.depthwise else args[0].shape[-1]
+                taps = module.kernel_size**2 * inputs
+                macs[module.path[0]] += output.size * taps
+            if extra_flops is not None:
+                extra += extra_flops(module, args, output)
+        return output
+
+    def init(images):
+        with nn.intercept_methods(intercept):
+            return model.init_with_output(jax.random.key(0), images, train=False)
+
+    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    outputs, variables = jax.eval_shape(init, images)
+    params = variables["params"]
+    total = sum(macs.values())
+    return Cost(
+        name=name,
+        size=(height, width),
+        num_classes=num_classes,
+        parameters=count_parameters(params),
+        batch_stats=count_parameters(variables.get("batch_stats", {})),
+        macs=total,
+        paper_flops=total + extra,
+        logits_stride=round(width / outputs["logits"].shape[2]),
+        parts={part: (count_parameters(params[part]), macs[part]) for part in params},
+    )

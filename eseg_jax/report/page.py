@@ -1,0 +1,420 @@
+"""One self-contained HTML page about a run: no script library, no network, no files.
+
+`page(run)` is a pure function from what was reported to the text of `report.html`;
+charts are inline SVG (`charts.py`), pictures are inlined.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from eseg_jax.report import charts, style
+
+_TILE_WIDTH = 720  # pixels of an inlined picture
+_FILM_STEPS = 8
+_LISTED_CONFUSIONS = 12
+_PHOTOS = ("input", "error")  # tiles worth JPEG; the others are label maps
+_TIME_PARTS = {
+    "compile": ("compile", "#8b7fd4"),
+    "step": ("training step", "#3f8f6b"),
+    "input": ("input wait", "#e0a33a"),
+    "evaluation": ("evaluation", "#4a86cf"),
+    "checkpoint": ("checkpoint", "#c9667a"),
+    "other": ("other", "#9aa3ad"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the page is made of.
+
+    config, header: JSON-able; the header is provenance.
+    class_names, colours: c names, uint8 `[c, 3]`.
+    records: lines of metrics.jsonl. timing: lines of timing.jsonl.
+    confusion: (step, int64 `[c, c]`, rows are the truth) or None.
+    pictures: name -> (step, {title: uint8 `[h, w, 3]`}), the latest of each image.
+    film: name -> {step: uint8 `[h, w, 3]`}, small predictions of every evaluation.
+    """
+
+    config: dict
+    header: dict
+    class_names: list[str]
+    colours: np.ndarray
+    step: int
+    total_steps: int
+    batch_size: int
+    num_chips: int
+    records: list[dict]
+    timing: list[dict]
+    confusion: tuple[int, np.ndarray] | None
+    pictures: dict[str, tuple[int, dict[str, np.ndarray]]]
+    film: dict[str, dict[int, np.ndarray]]
+
+
+def page(run: Run) -> str:
+    """The page's HTML."""
+    sections = (
+        _headline(run),
+        _curves(run),
+        _class_bars(run),
+        _confusion(run),
+        _pictures(run),
+        _time(run),
+        _provenance(run),
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(_title(run))}</title>\n<style>{style.STYLE}</style>\n</head>\n"
+        "<body>\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n"
+        '<dialog id="zoom"><img alt=""></dialog>\n'
+        f"<script>{style.SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+# ---------------------------------------------------------------- reading records
+
+
+def series_name(record: dict) -> str:
+    """Names an evaluation's curve: its split and, if known, whose weights."""
+    weights = record.get("weights")
+    return f"{record['split']} {weights}" if weights else record["split"]
+
+
+def _evaluations(records: list[dict]) -> dict[str, list[dict]]:
+    series: dict[str, list[dict]] = {}
+    for record in records:
+        if record.get("miou") is not None:
+            series.setdefault(series_name(record), []).append(record)
+    return series
+
+
+def main_series(records: list[dict]) -> str | None:
+    """The evaluation that leads the page: "val…" if there is one, else the first."""
+    names = list(_evaluations(records))
+    val = [name for name in names if name.split()[0] == "val"]
+    return next(iter(val + names), None)
+
+
+def _train_points(records: list[dict], key: str) -> list[tuple[float, float]]:
+    train = (r for r in records if r["split"] == "train")
+    return [(r["step"], r[key]) for r in train if r.get(key) is not None]
+
+
+def time_totals(timing: list[dict]) -> dict[str, float]:
+    """Seconds by section over all records of timing.jsonl."""
+    totals = dict.fromkeys(_TIME_PARTS, 0.0)
+    for record in timing:
+        for name, seconds in record["seconds"].items():
+            totals[name] += seconds
+    return totals
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as `h:mm:ss`."""
+    minutes, second = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
+def spread(items, count: int) -> list:
+    """At most `count` of the items, evenly spaced, the first and last among them."""
+    items = list(items)
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _name_in(config: dict, key: str) -> str:
+    value = config.get(key)
+    return str(value.get("name", "") if isinstance(value, dict) else value or "")
+
+
+def _title(run: Run) -> str:
+    names = (_name_in(run.config, "model"), _name_in(run.config, "dataset"))
+    return " on ".join(filter(None, names)) or "training run"
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _section(title: str, note: str, body: str) -> str:
+    note = f'<p class="note">{note}</p>' if note else ""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{note}\n{body}\n</section>"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _headline(run: Run) -> str:
+    evaluations = _evaluations(run.records).get(main_series(run.records) or "", [])
+    state = "finished" if run.step >= run.total_steps else "in progress"
+    done = 100 * run.step / run.total_steps if run.total_steps else 100
+    stats = []
+    if evaluations:
+        last = evaluations[-1]
+        best = max(evaluations, key=lambda r: r["miou"])
+        best_step, last_step = (f"step {r['step']:,}" for r in (best, last))
+        split = last["split"]
+        stats += [
+            (f"best mIoU, {split}", _percent(best["miou"], 2), best_step),
+            (f"last mIoU, {split}", _percent(last["miou"], 2), last_step),
+            ("pixel accuracy", _percent(last.get("pixel_accuracy"), 2), last_step),
+            ("mean class accuracy", _percent(last.get("mean_accuracy"), 2), last_step),
+        ]
+        stats = [(label, f"{v}<small>%</small>", sub) for label, v, sub in stats]
+    rates = [r["images_per_second"] for r in run.timing if r["images_per_second"]]
+    if rates:
+        rate = float(np.median(rates))
+        chips = f"{charts.number(rate / run.num_chips)} per chip · {run.num_chips} "
+        chips += "chip" if run.num_chips == 1 else "chips"
+        stats.append(("images/s", charts.number(rate), chips))
+    if run.timing:
+        total = sum(time_totals(run.timing).values())
+        stats.append(("wall time", duration(total), f"batch {run.batch_size}"))
+    tiles = "".join(
+        f'<div><span class="label">{escape(label)}</span>'
+        f'<span class="value">{value}</span>'
+        f'<span class="sub">{escape(sub)}</span></div>'
+        for label, value, sub in stats
+    )
+    model, dataset = _name_in(run.config, "model"), _name_in(run.config, "dataset")
+    heading = " <i>on</i> ".join(escape(n) for n in (model, dataset) if n)
+    return (
+        f'<header>\n<p class="kicker">eseg_jax · {state} · step {run.step:,} of '
+        f"{run.total_steps:,}</p>\n<h1>{heading or 'Training run'}</h1>\n"
+        f'<div class="done"><span style="width:{done:.2f}%"></span></div>\n'
+        f'<div class="stats">{tiles}</div>\n</header>'
+    )
+
+
+def _curves(run: Run) -> str:
+    loss = _train_points(run.records, "loss")
+    evaluations = _evaluations(run.records)
+    rates = [
+        (r["step"], r["images_per_second"])
+        for r in run.timing
+        if r["images_per_second"]
+    ]
+    miou = {
+        name: [(r["step"], 100 * r["miou"]) for r in series]
+        for name, series in evaluations.items()
+    }
+    end = run.total_steps
+    figures = [
+        charts.lines("Loss", {"smoothed": charts.smooth(loss)}, end=end, faint=loss),
+        charts.lines("mIoU, %", miou, end=end, dots=True),
+        charts.lines(
+            "Learning rate", {"": _train_points(run.records, "learning_rate")}, end=end
+        ),
+        charts.lines("Images/s", {"": rates}, end=end),
+    ]
+    keys = dict.fromkeys(k for r in run.records if r["split"] == "train" for k in r)
+    others = [
+        charts.lines(
+            key,
+            {"": charts.smooth(_train_points(run.records, key))},
+            end=end,
+            small=True,
+        )
+        for key in keys
+        if key not in ("step", "split", "loss", "learning_rate")
+    ]
+    body = f'<div class="charts">{"".join(figures)}</div>'
+    if others:
+        body += f'<div class="charts small">{"".join(others)}</div>'
+    return _section("Curves", "", body)
+
+
+def _class_bars(run: Run) -> str:
+    evaluations = _evaluations(run.records).get(main_series(run.records) or "")
+    if not evaluations:
+        return ""
+    last = evaluations[-1]
+    if run.confusion:
+        counts = run.confusion[1].sum(axis=1)
+        shares = counts / max(counts.sum(), 1)
+    else:
+        shares = [None] * len(run.class_names)
+    rows = []
+    for name, colour, share in zip(run.class_names, run.colours, shares, strict=True):
+        iou = last["iou"].get(name)
+        bar = f'<b style="width:{100 * (iou or 0):.2f}%;background:{_rgb(colour)}"></b>'
+        share = "" if share is None else _percent(share)
+        rows.append(
+            f'<li><i style="background:{_rgb(colour)}"></i>'
+            f'<span class="name" title="{escape(name)}">{escape(name)}</span>'
+            f'<span class="bar">{bar}</span><span class="iou">{_percent(iou)}</span>'
+            f'<span class="share">{share}</span></li>'
+        )
+    columns = 1 + (len(rows) > 12) + (len(rows) > 40)
+    head = (
+        '<li class="head"><i></i><span class="name">class</span>'
+        '<span class="bar"><em>0</em><em>50</em><em>100</em></span>'
+        '<span class="iou">IoU %</span>'
+        '<span class="share">pixels %</span></li>'
+    )
+    size = -(-len(rows) // columns)
+    lists = "".join(
+        f"<ul>{head}{''.join(rows[i : i + size])}</ul>"
+        for i in range(0, len(rows), size)
+    )
+    weights = f", {last['weights']} weights" if last.get("weights") else ""
+    note = escape(
+        f"{last['split']}{weights}, step {last['step']:,}; "
+        "pixels: share of the labelled pixels"
+    )
+    body = f'<div class="bars" style="--columns:{columns}">{lists}</div>'
+    return _section("Classes", note, body)
+
+
+def _confusion(run: Run) -> str:
+    if run.confusion is None:
+        return ""
+    step, matrix = run.confusion
+    rows = matrix.sum(axis=1, keepdims=True)
+    share = matrix / np.maximum(rows, 1)
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, share)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED_CONFUSIONS]
+    pairs = [divmod(int(k), len(matrix)) for k in order]
+    items = "".join(
+        f'<li><i style="background:{_rgb(run.colours[t])}"></i>'
+        f"<span>{escape(run.class_names[t])}</span><em>as</em>"
+        f'<i style="background:{_rgb(run.colours[p])}"></i>'
+        f"<span>{escape(run.class_names[p])}</span><b>{_percent(share[t, p])}</b></li>"
+        for t, p in pairs
+        if wrong[t, p] > 0
+    )
+    body = (
+        f'<div class="confusion"><div class="scroll">'
+        f"{charts.confusion(matrix, run.class_names)}</div>"
+        f'<div class="pairs"><h3>Largest confusions, %</h3><ol>{items}</ol></div></div>'
+    )
+    note = (
+        "Each row is a true class and sums to 100 %; columns are predictions. "
+        f"Step {step:,}."
+    )
+    return _section("Confusion", note, body)
+
+
+def _pictures(run: Run) -> str:
+    if not run.pictures:
+        return ""
+    maps = [
+        t
+        for _, tiles in run.pictures.values()
+        for k, t in tiles.items()
+        if k not in _PHOTOS
+    ]
+    seen = set().union(*(np.unique(_packed(m)).tolist() for m in maps))
+    titles = list(next(iter(run.pictures.values()))[1])
+    head = "".join(f"<span>{escape(t)}</span>" for t in titles)
+    blocks = [f'<div class="tiles titles">{head}</div>']
+    for name, (step, tiles) in run.pictures.items():
+        shown = "".join(
+            _image(
+                tiles[title], _TILE_WIDTH, f"{name}, {title}", photo=title in _PHOTOS
+            )
+            for title in titles
+        )
+        earlier = spread(
+            [s for s in sorted(run.film.get(name, {})) if s < step], _FILM_STEPS
+        )
+        film = "".join(
+            f"<figure>{_image(run.film[name][s], _TILE_WIDTH, f'{name}, step {s}')}"
+            f"<figcaption>{s:,}</figcaption></figure>"
+            for s in earlier
+        )
+        film = f'<div class="film">{film}</div>' if film else ""
+        blocks.append(
+            f'<div class="picture"><p class="note">{escape(name)}, step {step:,}</p>'
+            f'<div class="tiles">{shown}</div>{film}</div>'
+        )
+    legend = "".join(
+        f'<li><i style="background:{_rgb(colour)}"></i>{escape(name)}</li>'
+        for name, colour in zip(run.class_names, run.colours, strict=True)
+        if int(_packed(colour)) in seen
+    )
+    note = "Error: red is wrong, black is not labelled. Below: earlier predictions."
+    body = f'<ul class="legend">{legend}</ul>{"".join(blocks)}'
+    return _section("Validation images", note, body)
+
+
+def _time(run: Run) -> str:
+    totals = time_totals(run.timing)
+    whole = sum(totals.values())
+    if not whole:
+        return ""
+    bar, legend = [], []
+    for key, seconds in totals.items():
+        name, colour = _TIME_PARTS[key]
+        share, text = 100 * seconds / whole, duration(seconds)
+        bar.append(
+            f'<span style="width:{share:.3f}%;background:{colour}" '
+            f'title="{name} {text}"></span>'
+        )
+        legend.append(
+            f'<li><i style="background:{colour}"></i><span>{name}</span>'
+            f"<b>{share:.1f}<small>%</small></b><em>{text}</em></li>"
+        )
+    body = (
+        f'<div class="split">{"".join(bar)}</div>'
+        f'<ul class="times">{"".join(legend)}</ul>'
+    )
+    return _section("Time", f"{duration(whole)} of wall time", body)
+
+
+def _provenance(run: Run) -> str:
+    rows, folded = [], {"config": json.dumps(run.config, indent=2)}
+    for key, value in run.header.items():
+        if isinstance(value, dict):
+            value = " · ".join(f"{k} {v}" for k, v in value.items())
+        key = key.replace("_", " ")
+        if "\n" in str(value):
+            folded[key] = str(value)
+        else:
+            rows.append(f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>")
+    details = "".join(
+        f"<details><summary>{escape(k.capitalize())}</summary>"
+        f"<pre>{escape(v)}</pre></details>"
+        for k, v in folded.items()
+    )
+    return _section("Provenance", "", f"<table>{''.join(rows)}</table>{details}")
+
+
+# ---------------------------------------------------------------- small parts
+
+
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    """One integer for each colour: `[..., 3]` to `[...]`."""
+    return rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _rgb(colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
+
+
+def _image(pixels: np.ndarray, max_width: int, alt: str, photo: bool = False) -> str:
+    """An inlined picture: photographs as JPEG, label maps exactly as PNG."""
+    picture = Image.fromarray(pixels)
+    height, width = pixels.shape[:2]
+    if width > max_width:
+        size = (max_width, round(height * max_width / width))
+        how = Image.Resampling.BOX if photo else Image.Resampling.NEAREST
+        picture = picture.resize(size, how)
+    buffer = io.BytesIO()
+    if photo:
+        picture.save(buffer, "jpeg", quality=88, subsampling=0)
+    else:
+        picture.save(buffer, "png")
+    kind = "jpeg" if photo else "png"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img alt="{escape(alt)}" title="{escape(alt)}" width="{picture.width}" '
+        f'height="{picture.height}" src="data:image/{kind};base64,{data}">'
+    )

@@ -1,0 +1,437 @@
+"""What a run leaves behind for people: metrics, curves, pictures, timings.
+
+Files in the workdir (a local folder or any bucket that `etils.epath` opens):
+
+    config.json            the config and its provenance, written at the start
+    metrics.jsonl          one line a log step; no clock in it, so that a resumed run
+                           leaves the same bytes as an unbroken one
+    timing.jsonl           wall-clock of every log interval, split by activity
+    timing.json            its sums, written at the end
+    confusion_<split>.csv  the latest confusion matrix, rows are the truth
+    images/                <step>_<name>.png: input, truth, prediction, error
+    events.out.tfevents.*  the same scalars for TensorBoard
+    report.html            everything above on one page (see `report/page.py`)
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from etils import epath
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from eseg_jax.report import page, panels
+from eseg_jax.report.files import (
+    GrowingFile,
+    JsonLines,
+    file_name,
+    plain,
+    read_table,
+    write_table,
+    write_text,
+)
+
+SECTIONS = ("compile", "step", "input", "evaluation", "checkpoint")
+OTHER = "other"
+_MAX_TILE_WIDTH = 1024  # wider images are thinned before they become panels
+_FILM_STEPS = 8  # earlier evaluations shown in the report
+_FILM_WIDTH = 168
+_TTY_SECONDS, _LOG_SECONDS = 0.25, 10.0
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss became NaN or infinite."""
+
+
+class WorkdirError(OSError):
+    """The workdir cannot be written."""
+
+
+# ---------------------------------------------------------------- TensorBoard
+
+
+class Events:
+    """TensorBoard's event file, one for each start of the program."""
+
+    def __init__(self, workdir: epath.Path):
+        name = f"{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.file = GrowingFile(workdir / f"events.out.tfevents.{name}")
+        self._writer = RecordWriter(self.file)
+        self._add(file_version="brain.Event:2")
+
+    def restart(self, step: int) -> None:
+        """Makes TensorBoard drop what an earlier, killed run logged beyond `step`."""
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=step + 1, session_log=start)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        value = [
+            summary_pb2.Summary.Value(tag=tag, simple_value=v)
+            for tag, v in values.items()
+            if v is not None
+        ]
+        self._add(step=step, summary=summary_pb2.Summary(value=value))
+
+    def _add(self, **fields) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+
+
+# ---------------------------------------------------------------- time
+
+
+class Stopwatch:
+    """Splits wall time between sections; what no section claims is "other"."""
+
+    def __init__(self):
+        self.spent = dict.fromkeys((*SECTIONS, OTHER), 0.0)
+        self._current = OTHER
+        self._mark = time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """Seconds by section so far; they sum to the wall time since the start."""
+        now = time.perf_counter()
+        self.spent[self._current] += now - self._mark
+        self._mark = now
+        return dict(self.spent)
+
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Claims the time of a block; a section inside it claims its own part."""
+        self.read()
+        outer, self._current = self._current, name
+        try:
+            yield
+        finally:
+            self.read()
+            self._current = outer
+
+
+class Lap:
+    """Time split and throughput since the previous call."""
+
+    def __init__(self, stopwatch: Stopwatch, step: int, batch_size: int):
+        self._stopwatch, self._batch_size = stopwatch, batch_size
+        self._step, self._spent = step, stopwatch.read()
+
+    def __call__(self, step: int) -> tuple[dict[str, float], int, float | None]:
+        """Returns seconds by section, images, and images per second of training.
+
+        Compiling, evaluating and saving do not count against the rate, which is None
+        when there was no training step.
+        """
+        spent = self._stopwatch.read()
+        split = {k: v - self._spent[k] for k, v in spent.items()}
+        images = (step - self._step) * self._batch_size
+        self._step, self._spent = step, spent
+        training = split["step"] + split["input"] + split[OTHER]
+        return split, images, images / training if images and training else None
+
+
+# ---------------------------------------------------------------- the reporter
+
+
+class Reporter:
+    """Writes a run's files; only process 0 does, for the others it does nothing.
+
+    The one exception: `log_train` raises on a non-finite loss in every process, so
+    that no process waits for another that has stopped.
+    """
+
+    def __init__(
+        self,
+        workdir,
+        *,
+        config: dict,
+        class_names: Sequence[str],
+        colours: np.ndarray,
+        total_steps: int,
+        batch_size: int,
+        num_chips: int,
+        active: bool,
+        header: dict,
+    ):
+        """Opens the workdir and writes `config.json`.
+
+        Args:
+          workdir: local folder or bucket path; made when missing.
+          config: the run's config, JSON-able.
+          class_names, colours: c names and uint8 `[c, 3]`.
+          total_steps: steps of the whole run.
+          batch_size: global batch size, images.
+          num_chips: accelerator chips of the whole run.
+          active: whether this process writes.
+          header: provenance (versions, device kind, revision, parameter table …),
+            merged into `config.json` and shown in the report.
+
+        Raises:
+          WorkdirError: the workdir cannot be made or written.
+          ValueError: a file of an earlier start cannot be read.
+        """
+        self._active = active
+        if not active:
+            return
+        self._workdir = epath.Path(workdir)
+        self._config, self._header = plain(config), plain(header)
+        self._class_names, self._colours = list(class_names), np.asarray(colours)
+        self._total_steps, self._batch_size = total_steps, batch_size
+        self._num_chips = num_chips
+        text = json.dumps({"config": self._config, **self._header}, indent=2)
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            write_text(self._workdir / "config.json", text)
+            self._events = Events(self._workdir)
+        except Exception as error:  # buckets raise their client library's own types
+            reason = getattr(error, "strerror", None) or error
+            raise WorkdirError(
+                f"cannot write to the workdir {workdir}: {reason}; give --workdir a "
+                "folder or bucket that exists or can be made, and that you may write to"
+            ) from error
+        self._metrics = JsonLines(self._workdir / "metrics.jsonl")
+        self._timing = JsonLines(self._workdir / "timing.jsonl")
+        self._confusions: dict[str, tuple[int, np.ndarray]] = {}
+        self._pictures: dict[str, tuple[int, dict]] = {}
+        self._film: dict[str, dict[int, np.ndarray]] = {}
+        self._loss = None
+        self._start_clock(0)
+
+    def _start_clock(self, step: int) -> None:
+        self._stopwatch = Stopwatch()
+        self._log_lap = Lap(self._stopwatch, step, self._batch_size)
+        self._progress_lap = Lap(self._stopwatch, step, self._batch_size)
+        self._first_step, self._drawn_at = step, time.perf_counter()
+
+    def resume(self, step: int, metrics_position: int) -> None:
+        """Forgets what was reported after the checkpoint of `step`; starts the clock.
+
+        Args:
+          step: the checkpoint's step; 0 for a new run.
+          metrics_position: `position` when the checkpoint was made; 0 for a new run.
+        """
+        if not self._active:
+            return
+        missing = metrics_position - len(self._metrics.file.data)
+        if missing > 0:
+            self._say(
+                f"warning: {self._workdir / 'metrics.jsonl'} lacks the last {missing} "
+                f"bytes that the checkpoint of step {step} knows of; its curves will "
+                "have a gap"
+            )
+        self._metrics.keep(metrics_position)
+        self._timing.keep_until(step)
+        self._events.restart(step)
+        for path in self._workdir.glob("confusion_*.csv"):
+            saved_at, names, matrix = read_table(path)
+            if saved_at <= step and names == self._class_names:
+                tags = path.name.removeprefix("confusion_").removesuffix(".csv")
+                self._confusions[tags] = (saved_at, matrix)
+        self._load_pictures(step)
+        self._start_clock(step)
+
+    @property
+    def position(self) -> int:
+        """Bytes of `metrics.jsonl`, all of them stored; 0 where nothing is written."""
+        if not self._active:
+            return 0
+        self._metrics.file.flush(force=True)
+        return len(self._metrics.file.data)
+
+    def log_train(self, step: int, scalars: dict[str, float]) -> None:
+        """Logs a training step's scalars; "loss" must be among them.
+
+        Raises:
+          NonFiniteError: the loss is NaN or infinite; nothing is written then.
+        """
+        scalars = {k: float(v) for k, v in scalars.items()}
+        if not math.isfinite(scalars["loss"]):
+            parts = ", ".join(f"{k}={v:.6g}" for k, v in scalars.items())
+            raise NonFiniteError(
+                f"the loss is not finite at step {step} ({parts}); lower "
+                "config.optimizer.learning_rate or set config.optimizer.clip_norm, "
+                "then run the same command again: it resumes from the last checkpoint"
+            )
+        if not self._active:
+            return
+        self._loss = scalars["loss"]
+        scalars = plain(scalars)
+        self._metrics.append({"step": int(step), "split": "train", **scalars})
+        self._events.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
+        self._log_time(step)
+
+    def log_eval(self, step: int, split: str, summary: dict, confusion) -> None:
+        """Logs an evaluation and rewrites the report.
+
+        Args:
+          step: of the weights that were evaluated.
+          split: its name, e.g. "val".
+          summary: as `metrics.summarize` returns, and what else names the evaluation:
+            "weights": "ema", scales, …
+          confusion: int64 `[c, c]`, rows are the truth.
+        """
+        if not self._active:
+            return
+        record = {"step": int(step), "split": split, **plain(summary)}
+        self._metrics.append(record)
+        series = page.series_name(record)
+        tags = file_name(series)
+        numbers = {k: v for k, v in record.items() if isinstance(v, float)}
+        scalars = {f"{tags}/{k}": v for k, v in numbers.items()}
+        scalars |= {f"{tags}_iou/{k}": v for k, v in record.get("iou", {}).items()}
+        self._events.scalars(step, scalars)
+        self._confusions[tags] = (step, np.asarray(confusion))
+        path = self._workdir / f"confusion_{tags}.csv"
+        write_table(path, step, self._class_names, self._confusions[tags][1])
+        self._log_time(step)
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())
+        self._say(f"step {step}  {series}: {shown}")
+        with self.section("evaluation"):
+            self._write_report(step)
+
+    def log_images(self, step: int, names, images, labels, predictions) -> None:
+        """Writes a panel of each image and rewrites the report.
+
+        Args:
+          step: of the weights that predicted.
+          names: n strings; made safe for file names.
+          images: uint8 `[n, h, w, 3]`, RGB, or a list of `[h, w, 3]`.
+          labels, predictions: uint8 `[n, h, w]` of train ids, or lists of `[h, w]`.
+        """
+        if not self._active:
+            return
+        folder = self._workdir / "images"
+        with self.section("evaluation"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, *maps in zip(names, images, labels, predictions, strict=True):
+                maps = [panels.thin(np.asarray(m), _MAX_TILE_WIDTH) for m in maps]
+                pixels = panels.panel(*maps, self._colours, self._class_names)
+                tile = maps[1].shape
+                name = file_name(str(name))
+                png = panels.encode(pixels, tile)
+                (folder / f"{step}_{name}.png").write_bytes(png)
+                self._keep_picture(step, name, panels.cut(pixels, tile))
+            self._write_report(step)
+
+    def section(self, name: str):
+        """Context manager: its wall time is `name`'s, one of `SECTIONS`."""
+        if name not in SECTIONS:
+            raise ValueError(f"no time section {name!r}; there are {SECTIONS}")
+        if not self._active:
+            return contextlib.nullcontext()
+        return self._stopwatch.section(name)
+
+    def progress(self, step: int) -> None:
+        """Shows one line on stderr; call it every step, most calls do nothing."""
+        if not self._active:
+            return
+        pause = _TTY_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
+        if time.perf_counter() - self._drawn_at >= pause:
+            self._draw(step)
+
+    def finish(self, step: int) -> None:
+        """Writes `timing.json` and the last report; everything is stored after it."""
+        if not self._active:
+            return
+        self._draw(step)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        self._log_time(step)
+        for file in (self._metrics.file, self._timing.file, self._events.file):
+            file.flush(force=True)
+        totals = page.time_totals(self._timing.records)
+        summary = {
+            "step": int(step),
+            "total_seconds": sum(totals.values()),
+            "seconds": totals,
+        }
+        text = json.dumps(summary, indent=2)
+        write_text(self._workdir / "timing.json", text)
+        self._write_report(step)
+
+    # ------------------------------------------------ parts of the above
+
+    def _say(self, text: str) -> None:
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(clear + text, file=sys.stderr, flush=True)
+
+    def _draw(self, step: int) -> None:
+        split, _, rate = self._progress_lap(step)
+        self._drawn_at = time.perf_counter()
+        line = self._progress_line(step, split, rate)
+        if sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns - 1
+            print(f"\r{line[:columns]}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            self._say(line)
+
+    def _progress_line(self, step: int, split: dict, rate: float | None) -> str:
+        total, spent = self._total_steps, self._stopwatch.read()
+        elapsed = sum(spent.values())
+        done = step / total if total else 1.0
+        bar = "#" * round(20 * done)
+        parts = [f"{step:>{len(str(total))}}/{total} [{bar:<20}] {done:4.0%}"]
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4f}")
+        if rate:
+            chip = (
+                f" ({rate / self._num_chips:.1f}/chip)" if self._num_chips > 1 else ""
+            )
+            parts.append(f"{rate:.1f} images/s{chip}")
+            parts.append(f"input {split['input'] / sum(split.values()):.0%}")
+        parts.append(f"elapsed {page.duration(elapsed)}")
+        if step > self._first_step:
+            pace = (elapsed - spent["compile"]) / (step - self._first_step)
+            parts.append(f"ETA {page.duration(pace * (total - step))}")
+        return "  ".join(parts)
+
+    def _log_time(self, step: int) -> None:
+        split, images, rate = self._log_lap(step)
+        seconds = {k: round(v, 4) for k, v in split.items()}
+        record = {"step": int(step), "time": round(time.time(), 3), "seconds": seconds}
+        record |= {"images": images, "images_per_second": rate and round(rate, 3)}
+        self._timing.append(record)
+        if rate:
+            share = split["input"] / sum(split.values())
+            values = {"time/images_per_second": rate, "time/input_share": share}
+            self._events.scalars(step, values)
+
+    def _keep_picture(self, step: int, name: str, tiles: dict) -> None:
+        self._pictures[name] = (step, tiles)
+        film = self._film.setdefault(name, {})
+        film[step] = panels.thin(tiles["prediction"], _FILM_WIDTH)
+
+    def _load_pictures(self, last_step: int) -> None:
+        found: dict[str, list[tuple[int, epath.Path]]] = {}
+        for path in (self._workdir / "images").glob("*_*.png"):
+            step, name = path.stem.split("_", 1)
+            if step.isdigit() and int(step) <= last_step:
+                found.setdefault(name, []).append((int(step), path))
+        for name, panels_of_name in found.items():
+            for step, path in page.spread(sorted(panels_of_name), _FILM_STEPS):
+                self._keep_picture(step, name, panels.decode(path.read_bytes()))
+
+    def _write_report(self, step: int) -> None:
+        main = page.main_series(self._metrics.records)
+        run = page.Run(
+            config=self._config,
+            header=self._header,
+            class_names=self._class_names,
+            colours=self._colours,
+            step=step,
+            total_steps=self._total_steps,
+            batch_size=self._batch_size,
+            num_chips=self._num_chips,
+            records=self._metrics.records,
+            timing=self._timing.records,
+            confusion=self._confusions.get(file_name(main)) if main else None,
+            pictures=self._pictures,
+            film=self._film,
+        )
+        write_text(self._workdir / "report.html", page.page(run))

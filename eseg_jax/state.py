@@ -1,0 +1,56 @@
+"""Everything that training changes, as one plain struct."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """One instant of a run. Trees map names to float32 arrays; no two share memory.
+
+    Attributes:
+      step: optimiser steps done, int32 scalar.
+      params: trainable parameters.
+      batch_stats: running means and variances of batch normalisation.
+      ema_params, ema_batch_stats: their exponential moving averages.
+      opt_state: the optimiser's own state.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    ema_params: Any
+    ema_batch_stats: Any
+    opt_state: Any
+
+    def variables(self, weights: str) -> dict[str, Any]:
+        """Model variables: "ema" or "raw" parameters with their statistics."""
+        if weights == "ema":
+            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+        if weights == "raw":
+            return {"params": self.params, "batch_stats": self.batch_stats}
+        raise ValueError(f"There are no weights {weights!r}; choose ema or raw.")
+
+
+def init_state(
+    model, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+    """Initialises a state; parameters do not depend on the size of the images."""
+    images = jnp.zeros((1, 64, 64, 3))
+    variables = model.init({"params": key}, images, train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    # Copies: donating a state in which two leaves are one buffer crashes.
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=jax.tree.map(jnp.copy, params),
+        ema_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+        opt_state=optimizer.init(params),
+    )

@@ -1,0 +1,157 @@
+"""The train and evaluation steps: pure functions of arrays, ready for `jax.jit`.
+
+They know one device. With sharded inputs XLA makes batch normalisation, the loss and
+the gradient those of the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eseg_jax import rng
+from eseg_jax.metrics import confusion_matrix
+from eseg_jax.ops.resize import resize_bilinear
+from eseg_jax.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+Loss = Callable[[Mapping, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def normalise(images: jax.Array, mean, std) -> jax.Array:
+    """uint8 RGB [n, h, w, 3] -> float32, zero mean and unit variance on average."""
+    mean, std = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 3) for x in (mean, std))
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def make_train_step(
+    model,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    mean,
+    std,
+    seed: int,
+    ema_decay: float,
+    accumulate_steps: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Makes step(state, {"image", "label"}) -> (state, scalars).
+
+    Args:
+      model: a Linen module of `models.create`.
+      optimizer: from `optimizer.make_optimizer`.
+      loss: (outputs, labels) -> (scalar, parts), from `losses`.
+      mean, std: of uint8 RGB, three numbers each.
+      seed: root of the random streams; the stream of a step depends on both alone.
+      ema_decay: kept share of the averages, min(ema_decay, (1 + t) / (10 + t)).
+      accumulate_steps: micro-batches whose gradients are averaged. Each is normalised
+        by its own batch statistics, mines its own hard pixels and updates the running
+        statistics in turn: with batch normalisation, n micro-batches of b images are
+        not one batch of n * b images.
+    """
+
+    def loss_fn(params, batch_stats, images, labels, key):
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalise(images, mean, std),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={
+                name: jax.random.fold_in(key, i)
+                for i, name in enumerate(("drop_connect", "dropout"))
+            },
+        )
+        value, parts = loss(outputs, labels)
+        return value, (updates.get("batch_stats", {}), parts)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def accumulated(params, batch_stats, images, labels, key):
+        """Averages value, gradients and parts over strided micro-batches."""
+
+        def add(carry, micro):
+            batch_stats, total = carry
+            images, labels, i = micro
+            (value, (batch_stats, parts)), grads = grad_fn(
+                params, batch_stats, images, labels, jax.random.fold_in(key, i)
+            )
+            total = jax.tree.map(jnp.add, total, (value, grads, parts))
+            return (batch_stats, total), None
+
+        # Micro-batch i takes rows i, i + n, …: every device keeps its own rows.
+        def split(x):
+            x = x.reshape(-1, accumulate_steps, *x.shape[1:])
+            return jnp.moveaxis(x, 1, 0)
+
+        micros = (split(images), split(labels), jnp.arange(accumulate_steps))
+        (_, (_, parts)), grads = jax.eval_shape(
+            grad_fn, params, batch_stats, images, labels, key
+        )
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (jnp.float32(0), grads, parts)
+        )
+        (batch_stats, total), _ = jax.lax.scan(add, (batch_stats, zeros), micros)
+        value, grads, parts = jax.tree.map(lambda x: x / accumulate_steps, total)
+        return (value, (batch_stats, parts)), grads
+
+    def train_step(state: TrainState, batch: Batch):
+        key = rng.stream(seed, "train_step", state.step)
+        compute = grad_fn if accumulate_steps == 1 else accumulated
+        (value, (batch_stats, parts)), grads = compute(
+            state.params, state.batch_stats, batch["image"], batch["label"], key
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        t = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+
+        def average(old, new):
+            return jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, new)
+
+        scalars = {"loss": value, **parts, "grad_norm": optax.tree.norm(grads)}
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            ema_params=average(state.ema_params, params),
+            ema_batch_stats=average(state.ema_batch_stats, batch_stats),
+            opt_state=opt_state,
+        ), scalars
+
+    return train_step
+
+
+def make_predict_step(model, *, mean, std) -> Callable[[Mapping, jax.Array], jax.Array]:
+    """Makes step(variables, uint8 images [n, h, w, 3]) -> logits [n, h, w, classes].
+
+    The logits are enlarged to the size of the images before anything is decided:
+    the order that the published mIoU stands for.
+    """
+
+    def predict_step(variables, images):
+        outputs = model.apply(variables, normalise(images, mean, std), train=False)
+        return resize_bilinear(outputs["logits"], images.shape[1:3])
+
+    return predict_step
+
+
+def make_eval_step(
+    model, *, mean, std, num_classes: int
+) -> Callable[[Mapping, Batch], tuple[jax.Array, jax.Array]]:
+    """Makes step(variables, batch) -> (confusion int32 [c, c], labels uint8 [n, h, w]).
+
+    Rows that only fill a batch hold nothing but 255 and so count nowhere. int32 is
+    exact for one batch; the sum over a split belongs in int64, on the host.
+    """
+    predict = make_predict_step(model, mean=mean, std=std)
+
+    def eval_step(variables, batch: Batch):
+        predictions = jnp.argmax(predict(variables, batch["image"]), axis=-1)
+        predictions = predictions.astype(jnp.uint8)
+        return confusion_matrix(batch["label"], predictions, num_classes), predictions
+
+    return eval_step

@@ -1,0 +1,225 @@
+"""The training loop, top to bottom: build, resume, evaluate, save, step, log."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import platform
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from eseg_jax import (
+    checkpoint,
+    evaluate,
+    input,
+    losses,
+    metrics,
+    models,
+    optimizer,
+    rng,
+    sharding,
+    state,
+    steps,
+    trees,
+)
+from eseg_jax.config import validate
+from eseg_jax.reporting import Reporter
+
+_logger = logging.getLogger(__name__)
+
+
+def train(config: ConfigDict, workdir: str) -> state.TrainState:
+    """Trains until `config.total_steps`, going on from the latest checkpoint if any.
+
+    Writes config.json, metrics.jsonl, checkpoints, images and report.html under
+    `workdir`, a local path or a bucket. A run that is killed and started again with
+    the same command ends with the same parameters, statistics and metrics, bit for
+    bit. On SIGTERM it saves and returns early.
+
+    Raises:
+      ValueError: the configuration, the data or a checkpoint is wrong; says how to
+        mend it.
+    """
+    # ---- Data and devices ------------------------------------------------------
+    validate(config)
+    dataset = input.dataset_info(config)
+    mesh = sharding.make_mesh(config.mesh)
+    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
+    micro_batch = config.input.batch_size // config.accumulate_steps
+    sharding.check_batch_size(micro_batch, mesh, "config.input.batch_size")
+    sharding.check_batch_size(config.eval.batch_size, mesh, "config.eval.batch_size")
+
+    # ---- Model, optimiser, state -----------------------------------------------
+    model = evaluate.create_model(config, dataset.num_classes)
+    info = models.info(config.model.name)
+    schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
+    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
+
+    def init():
+        return state.init_state(model, tx, rng.stream(config.seed, "init", 0))
+
+    shapes = jax.eval_shape(init)
+    manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
+
+    # ---- Resume or start -------------------------------------------------------
+    # `evaluated` is the last step whose metrics are in metrics.jsonl.
+    restored = checkpoint.restore(manager, shapes, whole)
+    if restored is None:
+        train_state = jax.jit(init, out_shardings=whole)()
+        step, evaluated, position = 0, 0, 0
+    else:
+        train_state, meta = restored
+        step, evaluated = int(train_state.step), meta["evaluated"]
+        position = meta["metrics_position"]
+        _logger.info("Resuming %s at step %d.", workdir, step)
+    reporter = Reporter(
+        workdir,
+        config=config.to_dict(),
+        class_names=dataset.class_names,
+        colours=dataset.colours,
+        total_steps=config.total_steps,
+        batch_size=config.input.batch_size,
+        num_chips=mesh.size,
+        active=jax.process_index() == 0,
+        header=_provenance(shapes, mesh),
+    )
+    reporter.resume(step, position)
+
+    # ---- Compile ---------------------------------------------------------------
+    loss = functools.partial(
+        losses.segmentation_loss,
+        ohem={
+            "threshold": config.loss.ohem_threshold,
+            "min_kept_fraction": config.loss.ohem_min_kept_fraction,
+        }
+        if config.loss.ohem_threshold > 0
+        else None,
+        class_weights=config.loss.class_weights or None,
+    )
+    train_step = steps.make_train_step(
+        model,
+        tx,
+        loss,
+        mean=info.mean,
+        std=info.std,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate_steps=config.accumulate_steps,
+    )
+    batch_shape = (config.input.batch_size, *config.input.crop)
+    with reporter.section("compile"):
+        train_step = (
+            jax.jit(
+                train_step,
+                in_shardings=(whole, split),
+                out_shardings=(whole, whole),
+                donate_argnums=0,
+            )
+            .lower(
+                shapes,
+                {
+                    "image": jax.ShapeDtypeStruct((*batch_shape, 3), np.uint8),
+                    "label": jax.ShapeDtypeStruct(batch_shape, np.uint8),
+                },
+            )
+            .compile()
+        )
+    eval_step = evaluate.jit_eval_step(config, model, dataset.num_classes, mesh)
+
+    # ---- Loop ------------------------------------------------------------------
+    batches = input.train_batches(
+        config,
+        start_step=step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    start, total = step, config.total_steps
+    preempted = checkpoint.preemption_watch()
+    while True:
+        stop = preempted(step)
+        miou = None
+
+        # ---- Evaluate ----
+        due = step % config.eval_every == 0 or step == total
+        if due and step > evaluated and not stop:
+            with reporter.section("evaluation"):
+                confusion, samples = evaluate.evaluate_split(
+                    eval_step,
+                    train_state.variables(config.eval.weights),
+                    config,
+                    mesh,
+                )
+            summary = metrics.summarize(confusion, dataset.class_names)
+            miou, evaluated = summary["miou"], step
+            summary["weights"] = config.eval.weights
+            reporter.log_eval(step, config.dataset.eval_split, summary, confusion)
+            reporter.log_images(
+                step,
+                samples["id"],
+                samples["image"],
+                samples["label"],
+                samples["prediction"],
+            )
+
+        # ---- Save ----
+        due = step % config.checkpoint_every == 0 or step == total or stop
+        if due and step > start:
+            with reporter.section("checkpoint"):
+                meta = {
+                    "evaluated": evaluated,
+                    "metrics_position": reporter.position,
+                    "config": config.to_json_best_effort(),
+                }
+                checkpoint.save(manager, step, train_state, meta, miou)
+        if stop or step == total:
+            break
+
+        # ---- Next batch ----
+        with reporter.section("input"):
+            batch = next(batches)
+            arrays = {name: batch[name] for name in ("image", "label")}
+            arrays = sharding.put_batch(arrays, mesh)
+
+        # ---- Step ----
+        with reporter.section("step"):
+            train_state, scalars = train_step(train_state, arrays)
+        step += 1
+
+        # ---- Log ----
+        if step % config.log_every == 0 or step == total:
+            with reporter.section("step"):  # the device is behind: wait for it
+                scalars = {name: float(x) for name, x in scalars.items()}
+            scalars["learning_rate"] = float(schedule(step - 1))
+            reporter.log_train(step, scalars)
+        reporter.progress(step)
+
+    # ---- Leave -----------------------------------------------------------------
+    with reporter.section("checkpoint"):
+        manager.close()
+    reporter.finish(step)
+    if stop:
+        _logger.info("Preempted: saved step %d; the same command resumes.", step)
+    return train_state
+
+
+def _provenance(shapes: state.TrainState, mesh) -> dict:
+    """What config.json records beside the configuration."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "processes": jax.process_count(),
+        "parameters": trees.count_parameters(shapes.params),
+        "parameter_table": "\n".join(
+            f"{name} {tuple(leaf.shape)}"
+            for name, leaf in trees.flatten_names(shapes.params).items()
+        ),
+    }

@@ -1,0 +1,54 @@
+"""Starts real processes of the command line and gives each a hard time limit."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+_TESTS = pathlib.Path(__file__).resolve().parent
+
+
+def start(workdir, *flags, devices=1, process=None, port=None, cache=None):
+    """Starts one process of the run of tests/tiny.py; `stdout` pipes its output."""
+    env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
+    if cache is not None:
+        env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    if port is not None:
+        index, count = process
+        env |= {
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+            "JAX_NUM_PROCESSES": str(count),
+            "JAX_PROCESS_ID": str(index),
+        }
+    command = [sys.executable, "-m", "eseg_jax.main", f"--config={_TESTS / 'tiny.py'}"]
+    return subprocess.Popen(
+        [*command, *flags, f"--workdir={workdir}"],
+        cwd=_TESTS.parent,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes, seconds=240):
+    """Waits for all and returns their exit codes; fails with every log on time-out."""
+    logs = []
+    try:
+        for process in processes:
+            logs.append(process.communicate(timeout=seconds)[0])
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+        logs += [process.communicate()[0] for process in processes[len(logs) :]]
+        raise AssertionError("timed out:\n" + "\n----\n".join(logs)) from None
+    return [process.returncode for process in processes], logs
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

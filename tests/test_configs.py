@@ -1,0 +1,92 @@
+"""Every configuration loads, validates and builds at its true size."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from eseg_jax import evaluate, input, losses, models, optimizer, state, steps
+from eseg_jax.config import ConfigError, validate
+
+_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
+_NAMES = sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "base")
+
+
+def _load(name, *args):
+    return importlib.import_module(f"configs.{name}").get_config(*args)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("dataset", ["cityscapes", "camvid", "scenes"])
+def test_validates(name, dataset):
+    config = _load(name, dataset)
+    validate(config)
+    assert config.dataset.name == dataset
+    assert config.model.name in models.names()
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_one_step_at_true_size(name):
+    config = _load(name)
+    num_classes = input.dataset_info(config).num_classes
+    model = evaluate.create_model(config, num_classes)
+    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
+    shapes = jax.eval_shape(lambda: state.init_state(model, tx, jax.random.key(0)))
+    step = steps.make_train_step(
+        model,
+        tx,
+        losses.segmentation_loss,
+        mean=models.info(config.model.name).mean,
+        std=models.info(config.model.name).std,
+        seed=0,
+        ema_decay=config.ema_decay,
+    )
+    image = jax.ShapeDtypeStruct(
+        (config.input.batch_size, *config.input.crop, 3), jnp.uint8
+    )
+    label = jax.ShapeDtypeStruct(image.shape[:3], jnp.uint8)
+    after, scalars = jax.eval_shape(step, shapes, {"image": image, "label": label})
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
+    )
+    assert scalars["loss"].shape == () and scalars["loss"].dtype == jnp.float32
+
+
+def test_all_mistakes_are_named_at_once(tiny_config):
+    tiny_config.total_steps = 0
+    tiny_config.optimizer.learning_rate = -1.0
+    tiny_config.input.scale = (2.0, 1.0)
+    tiny_config.optimizer.frozen = "("
+    with pytest.raises(ConfigError) as error:
+        validate(tiny_config)
+    text = str(error.value)
+    for field in ("total_steps", "learning_rate", "input.scale", "optimizer.frozen"):
+        assert f"config.{field}" in text or field in text
+
+
+def test_unknown_dataset_is_refused():
+    with pytest.raises(ValueError, match=":camvid or :scenes"):
+        _load("eseg_s", "citiscapes")
+
+
+def test_a_typo_fails_before_anything_is_built():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "eseg_jax.main",
+            "--config=configs/eseg_s.py",
+            "--config.optimizer.learnin_rate=0.1",
+            "--workdir=unused",
+        ],
+        cwd=_FOLDER.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "learning_rate" in done.stderr + done.stdout

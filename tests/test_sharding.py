@@ -1,0 +1,105 @@
+"""Meshes, placement of batches, and what the compiled step says to other devices."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eseg_jax import evaluate, losses, optimizer, rng, sharding, state, steps
+
+
+def test_minus_one_takes_the_remaining_devices():
+    assert dict(sharding.make_mesh({"data": -1}).shape) == {"data": 4}
+
+
+def test_mesh_that_does_not_fill_the_devices():
+    with pytest.raises(ValueError, match="does not fill the 4 devices"):
+        sharding.make_mesh({"data": 3})
+
+
+def test_batch_not_divisible(mesh):
+    with pytest.raises(ValueError, match="input.batch_size=6.*4 or 8"):
+        sharding.check_batch_size(6, mesh, "config.input.batch_size")
+    sharding.check_batch_size(8, mesh, "config.input.batch_size")
+
+
+def test_put_and_get_rows(mesh):
+    rows = np.arange(8 * 3).reshape(8, 3)
+    array = sharding.put_batch({"x": rows}, mesh)["x"]
+    assert array.addressable_shards[0].data.shape == (2, 3)
+    np.testing.assert_array_equal(sharding.local_rows(array), rows)
+    whole = jax.device_put(rows, sharding.replicated(mesh))
+    np.testing.assert_array_equal(sharding.local_rows(whole), rows)
+
+
+def _run(config, devices, count=3):
+    """Losses and final state of a few steps on some devices, and the HLO text."""
+    mesh = sharding.make_mesh({"data": -1}, devices)
+    whole, split = sharding.replicated(mesh), sharding.batched(mesh)
+    model = evaluate.create_model(config, 19)
+    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
+    init = jax.jit(
+        lambda: state.init_state(model, tx, rng.stream(0, "init", 0)),
+        out_shardings=whole,
+    )
+    step = steps.make_train_step(
+        model,
+        tx,
+        lambda outputs, labels: losses.segmentation_loss(
+            outputs, labels, ohem={"threshold": 0.9, "min_kept_fraction": 0.125}
+        ),
+        mean=(120.0,) * 3,
+        std=(60.0,) * 3,
+        seed=0,
+        ema_decay=0.99,
+    )
+    step = jax.jit(
+        step,
+        in_shardings=(whole, split),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+    draw = np.random.default_rng(0)
+    batch = {
+        "image": draw.integers(0, 256, (4, 48, 48, 3)).astype(np.uint8),
+        "label": draw.integers(0, 19, (4, 48, 48)).astype(np.uint8),
+    }
+    batch["label"][0] = 255  # devices with different numbers of valid pixels
+    train_state, values = init(), []
+    batch = sharding.put_batch(batch, mesh)
+    compiled = step.lower(train_state, batch).compile()
+    for _ in range(count):
+        train_state, scalars = compiled(train_state, batch)
+        values.append(float(scalars["loss"]))
+    return values, jax.device_get(train_state), compiled.as_text()
+
+
+def test_four_devices_equal_one(tiny_config):
+    values1, state1, _ = _run(tiny_config, jax.devices()[:1])
+    values4, state4, hlo = _run(tiny_config, jax.devices())
+    np.testing.assert_allclose(values4, values1, rtol=1e-5)
+    for one, four in zip(
+        jax.tree.leaves((state1.batch_stats, state1.ema_batch_stats)),
+        jax.tree.leaves((state4.batch_stats, state4.ema_batch_stats)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
+    collectives = set(
+        re.findall(
+            r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
+            r"(?:-start)?\(",
+            hlo,
+        )
+    )
+    assert collectives == {"all-reduce"}
+
+
+def test_no_two_leaves_share_memory(tiny_config):
+    model = evaluate.create_model(tiny_config, 19)
+    tx = optimizer.make_optimizer(tiny_config.optimizer, 10)
+    made = jax.jit(lambda: state.init_state(model, tx, jax.random.key(0)))()
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(made)]
+    assert len(set(pointers)) == len(pointers)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(made.params))

@@ -1,0 +1,96 @@
+"""A shrunk configuration end to end: two steps, save, resume, compare."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from eseg_jax import reporting
+from eseg_jax.checkpoint import CheckpointError
+from eseg_jax.evaluate import evaluate
+from eseg_jax.train import train
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Makes the uninterrupted run that the others are compared with, once."""
+    runs = {}
+
+    def run(config):
+        if not runs:
+            folder = tmp_path_factory.mktemp("unbroken")
+            runs["state"], runs["folder"] = train(config, str(folder)), folder
+        return runs["state"], runs["folder"]
+
+    return run
+
+
+class _Killed(Exception):
+    """Stands for whatever ends a process between two lines."""
+
+
+def _equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_run_leaves_what_it_promises(unbroken, tiny_config):
+    _, folder = unbroken(tiny_config)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in records if r["split"] == "val"] == [3, 6]
+    assert all(0 <= r["miou"] <= 1 for r in records if r["split"] == "val")
+    written = json.loads((folder / "config.json").read_text())
+    assert written["config"]["model"]["name"] == "eseg_lite_s"
+    assert len(list((folder / "images").glob("*.png"))) == 4  # two images, twice
+    assert "<svg" in (folder / "report.html").read_text()
+
+
+def test_resumed_run_equals_unbroken_one(unbroken, tiny_config, tmp_path):
+    whole, folder = unbroken(tiny_config)
+    log_train = reporting.Reporter.log_train
+
+    def killing(self, step, scalars):
+        log_train(self, step, scalars)
+        if step == 5:  # the last checkpoint is that of step 4
+            raise _Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting.Reporter, "log_train", killing)
+        with pytest.raises(_Killed):
+            train(tiny_config, str(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text().count('"step": 5')
+    resumed = train(tiny_config, str(tmp_path))
+    _equal(whole, resumed)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (
+        folder / "metrics.jsonl"
+    ).read_bytes()
+
+
+def test_finished_run_started_again_changes_nothing(unbroken, tiny_config):
+    whole, folder = unbroken(tiny_config)
+    before = (folder / "metrics.jsonl").read_bytes()
+    _equal(whole, train(tiny_config, str(folder)))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_repeats_the_last_figure(unbroken, tiny_config):
+    _, folder = unbroken(tiny_config)
+    record = evaluate(tiny_config, str(folder))
+    last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    assert record["miou"] == json.loads(last)["miou"]
+    assert record["step"] == 6 and record["weights"] == "ema"
+    assert (folder / "evaluation" / "val_6_ema.json").exists()
+
+
+def test_evaluate_without_a_checkpoint(tiny_config, tmp_path):
+    with pytest.raises(CheckpointError, match="train first"):
+        evaluate(tiny_config, str(tmp_path))
+
+
+def test_workdir_of_another_model_is_refused(unbroken, tiny_config):
+    _, folder = unbroken(tiny_config)
+    tiny_config.model.options.features = 16
+    with pytest.raises(CheckpointError, match="another model"):
+        train(tiny_config, str(folder))
