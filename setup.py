@@ -41,13 +41,13 @@ setuptools.setup(
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=10,<14",
         "tensorboard>=2.20,<3",
+        "tensorflow-datasets>=4.9.9,<5",
         f"tensorflow-cpu>=2.20,<3; {LINUX_X86}",
         f"tensorflow>=2.20,<3; {OTHERS}",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
-        "tfds": ["tensorflow-datasets>=4.9.9,<5"],
         "export": ["jax2onnx>=0.10,<1", "onnxruntime>=1.20,<2"],
         "convert": ["safetensors>=0.5,<1", "torch>=2.5,<3"],
         "test": [

@@ -47,6 +47,8 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     # ---- Data and devices ------------------------------------------------------
     validate(config)
     dataset = input.dataset_info(config)
+    for part in (config.dataset.train_split, config.dataset.eval_split):
+        input.num_examples(config, part)  # missing data stops here, not in an hour
     mesh = sharding.make_mesh(config.mesh)
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     micro_batch = config.input.batch_size // config.accumulate_steps
@@ -139,67 +141,69 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     )
     start, total = step, config.total_steps
     preempted = checkpoint.preemption_watch()
-    while True:
-        stop = preempted(step)
-        miou = None
+    try:
+        while True:
+            stop = preempted(step)
+            miou = None
 
-        # ---- Evaluate ----
-        due = step % config.eval_every == 0 or step == total
-        if due and step > evaluated and not stop:
-            with reporter.section("evaluation"):
-                confusion, samples = evaluate.evaluate_split(
-                    eval_step,
-                    train_state.variables(config.eval.weights),
-                    config,
-                    mesh,
+            # ---- Evaluate ----
+            due = step % config.eval_every == 0 or step == total
+            if due and step > evaluated and not stop:
+                with reporter.section("evaluation"):
+                    confusion, samples = evaluate.evaluate_split(
+                        eval_step,
+                        train_state.variables(config.eval.weights),
+                        config,
+                        mesh,
+                    )
+                summary = metrics.summarize(confusion, dataset.class_names)
+                miou, evaluated = summary["miou"], step
+                summary["weights"] = config.eval.weights
+                reporter.log_eval(step, config.dataset.eval_split, summary, confusion)
+                reporter.log_images(
+                    step,
+                    samples["id"],
+                    samples["image"],
+                    samples["label"],
+                    samples["prediction"],
                 )
-            summary = metrics.summarize(confusion, dataset.class_names)
-            miou, evaluated = summary["miou"], step
-            summary["weights"] = config.eval.weights
-            reporter.log_eval(step, config.dataset.eval_split, summary, confusion)
-            reporter.log_images(
-                step,
-                samples["id"],
-                samples["image"],
-                samples["label"],
-                samples["prediction"],
-            )
 
-        # ---- Save ----
-        due = step % config.checkpoint_every == 0 or step == total or stop
-        if due and step > start:
-            with reporter.section("checkpoint"):
-                meta = {
-                    "evaluated": evaluated,
-                    "metrics_position": reporter.position,
-                    "config": config.to_json_best_effort(),
-                }
-                checkpoint.save(manager, step, train_state, meta, miou)
-        if stop or step == total:
-            break
+            # ---- Save ----
+            due = step % config.checkpoint_every == 0 or step == total or stop
+            if due and step > start:
+                with reporter.section("checkpoint"):
+                    meta = {
+                        "evaluated": evaluated,
+                        "metrics_position": reporter.position,
+                        "config": config.to_json_best_effort(),
+                    }
+                    checkpoint.save(manager, step, train_state, meta, miou)
+            if stop or step == total:
+                break
 
-        # ---- Next batch ----
-        with reporter.section("input"):
-            batch = next(batches)
-            arrays = {name: batch[name] for name in ("image", "label")}
-            arrays = sharding.put_batch(arrays, mesh)
+            # ---- Next batch ----
+            with reporter.section("input"):
+                batch = next(batches)
+                arrays = {name: batch[name] for name in ("image", "label")}
+                arrays = sharding.put_batch(arrays, mesh)
 
-        # ---- Step ----
-        with reporter.section("step"):
-            train_state, scalars = train_step(train_state, arrays)
-        step += 1
+            # ---- Step ----
+            with reporter.section("step"):
+                train_state, scalars = train_step(train_state, arrays)
+            step += 1
 
-        # ---- Log ----
-        if step % config.log_every == 0 or step == total:
-            with reporter.section("step"):  # the device is behind: wait for it
-                scalars = {name: float(x) for name, x in scalars.items()}
-            scalars["learning_rate"] = float(schedule(step - 1))
-            reporter.log_train(step, scalars)
-        reporter.progress(step)
+            # ---- Log ----
+            if step % config.log_every == 0 or step == total:
+                with reporter.section("step"):  # the device is behind: wait for it
+                    scalars = {name: float(x) for name, x in scalars.items()}
+                scalars["learning_rate"] = float(schedule(step - 1))
+                reporter.log_train(step, scalars)
+            reporter.progress(step)
+    finally:
+        with reporter.section("checkpoint"):
+            manager.close()  # waits for a save under way, whatever has gone wrong
 
     # ---- Leave -----------------------------------------------------------------
-    with reporter.section("checkpoint"):
-        manager.close()
     reporter.finish(step)
     if stop:
         _logger.info("Preempted: saved step %d; the same command resumes.", step)

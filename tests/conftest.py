@@ -12,6 +12,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Shapes are tiny, so compiling is what takes time: half of it goes this way.
+jax.config.update("jax_disable_most_optimizations", True)
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,6 +27,17 @@ def real_data() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"no real images in {path}; ESEG_JAX_TEST_DATA names their folder")
     return path
+
+
+@pytest.fixture(autouse=True)
+def full_optimisation_for_tpu(request):
+    """Compiles the programs of tpu_aot tests as a TPU would get them."""
+    if "tpu_aot" not in request.keywords:
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

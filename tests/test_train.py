@@ -37,7 +37,8 @@ def _equal(a, b):
 
 def test_run_leaves_what_it_promises(unbroken, tiny_config):
     _, folder = unbroken(tiny_config)
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [r["step"] for r in records if r["split"] == "val"] == [3, 6]
     assert all(0 <= r["miou"] <= 1 for r in records if r["split"] == "val")

@@ -7,10 +7,12 @@ row is image permutation(seed, epoch)[g % n] of epoch g // n, augmented with the
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -39,9 +41,29 @@ class Source:
     problem: Callable[[int], str | None]
 
 
+_open_batches: weakref.WeakSet[Generator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_batches() -> None:
+    """Ends the pipelines while Python still runs.
+
+    A pipeline that is freed later, in Python's own shutdown, waits for its scenes to be
+    drawn, in threads that no longer get to run Python: the process would hang.
+    """
+    for batches in list(_open_batches):
+        batches.close()
+
+
+def close_at_exit(batches: Generator) -> Generator:
+    """The batches; if they are still open when the program ends, they are closed."""
+    _open_batches.add(batches)
+    return batches
+
+
 def train_batches(
     source: Source, config, start_step: int, process_index: int, process_count: int
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """See `eseg_jax.input.train_batches`."""
     batch_size = config.input.batch_size
     local = batch_size // process_count
@@ -79,7 +101,7 @@ def train_batches(
 
 def eval_batches(
     source: Source, config, process_index: int, process_count: int
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """See `eseg_jax.input.eval_batches`."""
     batch_size = config.eval.batch_size
     local = batch_size // process_count

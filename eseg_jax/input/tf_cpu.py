@@ -6,8 +6,8 @@ TensorFlow before anything can make it claim their memory.
 
 import os
 
-# Errors only, and not the banner of oneDNN, which the input has no use for.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What goes wrong is raised as well as logged, and of oneDNN the input has no use.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import tensorflow as tf  # noqa: E402

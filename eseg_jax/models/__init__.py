@@ -8,10 +8,10 @@ import difflib
 import flax.linen as nn
 import jax.numpy as jnp
 
-from eseg_jax.models import eseg
+from eseg_jax.models import dfanet, eseg, frfnet
 from eseg_jax.models.info import Info
 
-_FAMILIES = (eseg,)
+_FAMILIES = (eseg, dfanet, frfnet)
 
 
 def names() -> tuple[str, ...]:

@@ -183,16 +183,7 @@ class DFANet(nn.Module):
         x, skips = images, {}
         shallow, deep = [], []
         for n in range(1, variant.sub_networks + 1):
-            if n > 1:
-                # Sub-network aggregation: the result, enlarged, is the next input.
-                x = jnp.concatenate(
-                    [low, resize_bilinear(attended, low.shape[1:3])], axis=-1
-                )
-                # Sub-stage aggregation: stage i reads stage i. Equation 1's residual
-                # of the concatenation is the first block's projection.
-                skips = {"enc3": (enc3,), "enc4": (enc4,)}
-                if variant.aggregation == "attended_skip":
-                    skips["enc4"] = (enc4, attended)
+            is_last = n == variant.sub_networks
             features = xception.Xception(
                 xception.FEATURES[variant.backbone],
                 style,
@@ -204,13 +195,23 @@ class DFANet(nn.Module):
             attended, low = enc4, enc2
             if variant.attention:
                 attend = FCAttention(style, name=f"attention_{n}")
-                is_last = n == variant.sub_networks
                 if variant.aggregation == "wide_attention" and not is_last:
                     attended, low = attend(enc4, enc2)
                 else:
                     (attended,) = attend(enc4)
             shallow.append(enc2)
             deep.append(attended)
+            if is_last:
+                break
+            # Sub-network aggregation: the result, enlarged, is the next one's input.
+            x = jnp.concatenate(
+                [low, resize_bilinear(attended, low.shape[1:3])], axis=-1
+            )
+            # Sub-stage aggregation: stage i reads stage i. Equation 1's residual of the
+            # concatenation is the first block's projection.
+            skips = {"enc3": (enc3,), "enc4": (enc4,)}
+            if variant.aggregation == "attended_skip":
+                skips["enc4"] = (enc4, attended)
 
         if variant.decoder == "naive":
             x = deep[-1]

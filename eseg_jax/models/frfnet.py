@@ -145,9 +145,9 @@ class FRFNet(nn.Module):
         variant, style = self.variant, self.style
 
         def conv(name: str, x: jax.Array, features: int, kernel_size: int):
-            return ConvBN(
-                features, style, kernel_size, activation=nn.relu, name=name
-            )(x, train)
+            return ConvBN(features, style, kernel_size, activation=nn.relu, name=name)(
+                x, train
+            )
 
         def attend(name: str, x: jax.Array) -> jax.Array:
             if variant.attention == "none":

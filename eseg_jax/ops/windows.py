@@ -1,12 +1,14 @@
 """Sliding windows: what convolution and pooling share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
-Padding = str | Sequence[tuple[int, int]]
-Pairs = tuple[tuple[int, int], tuple[int, int]]
+Padding = str | Sequence[Sequence[int]]
+Pair = tuple[int, int]
+Pairs = tuple[Pair, Pair]
 
 
 def pad_pairs(
@@ -16,17 +18,20 @@ def pad_pairs(
     padding: Padding,
     dilation: Sequence[int] = (1, 1),
 ) -> Pairs:
-    """Resolves `padding` to ((top, bottom), (left, right)) for an image `[n,h,w,c]`.
+    """Resolves `padding` to ((top, bottom), (left, right)) for images `[n,h,w,c]`.
 
     "SAME" is the TensorFlow/XLA rule: the output has ceil(size / stride) pixels and
     the odd pixel of padding goes to the bottom and the right.
     """
-    if padding != "SAME":
-        (top, bottom), (left, right) = padding
-        return (int(top), int(bottom)), (int(left), int(right))
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    rows, columns = lax.padtype_to_pads(shape[1:3], spans, strides, "SAME")
-    return tuple(rows), tuple(columns)
+    if isinstance(padding, str):
+        if padding != "SAME":
+            raise ValueError(
+                f'padding is "{padding}"; give "SAME" or ((top, bottom), (left, right))'
+            )
+        spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+        padding = lax.padtype_to_pads(shape[1:3], spans, strides, "SAME")
+    (top, bottom), (left, right) = padding
+    return (int(top), int(bottom)), (int(left), int(right))
 
 
 def out_size(
@@ -35,28 +40,88 @@ def out_size(
     strides: Sequence[int],
     pads: Pairs,
     dilation: Sequence[int] = (1, 1),
-) -> tuple[int, int]:
-    """Height and width of the output of a window over an image `[n,h,w,c]`."""
-    return tuple(
+) -> Pair:
+    """(height, width) of the output of a window over images `[n,h,w,c]`."""
+    height, width = (
         (size + sum(pad) - (k - 1) * d - 1) // s + 1
         for size, pad, k, d, s in zip(
             shape[1:3], pads, window, dilation, strides, strict=True
         )
     )
+    return height, width
 
 
-def tap(
-    padded: jax.Array,
-    offset: Sequence[int],
-    size: Sequence[int],
-    strides: Sequence[int],
-) -> jax.Array:
-    """The strided slice of `padded` that one tap of the window sees."""
+def pad(x: jax.Array, pads: Pairs, value: float = 0.0) -> jax.Array:
+    """Pads the rows and columns of `[n,h,w,c]`; negative padding crops."""
+    (top, bottom), (left, right) = pads
+    config = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
+def tap(padded: jax.Array, start: Pair, size: Pair, strides: Pair) -> jax.Array:
+    """What one tap of the window sees: `size` pixels from `start`, every stride."""
     n, _, _, c = padded.shape
-    (y, x), (h, w), (sy, sx) = offset, size, strides
-    return lax.slice(
-        padded,
-        (0, y, x, 0),
-        (n, y + (h - 1) * sy + 1, x + (w - 1) * sx + 1, c),
-        (1, sy, sx, 1),
+    (y, x), (height, width), (sy, sx) = start, size, strides
+    stop = (y + (height - 1) * sy + 1, x + (width - 1) * sx + 1)
+    return lax.slice(padded, (0, y, x, 0), (n, *stop, c), (1, sy, sx, 1))
+
+
+def collect(
+    term: Callable[..., jax.Array],
+    values: Sequence[jax.Array],
+    size: Pair,
+    window: Pair,
+    strides: Pair,
+    pads: Pairs,
+    dilation: Pair = (1, 1),
+) -> jax.Array:
+    """The adjoint of `tap`: sums for each input pixel over the windows that hold it.
+
+    Input pixels are split by their phase, position modulo stride: within a phase the
+    taps that reach a pixel are the same everywhere, so each phase is a sum of shifted
+    slices, with no work on the zeros between the pixels of a dilated gradient.
+
+    Args:
+      term: (i, j, *slices) -> float32 array of the shape of a slice, the share of
+        tap (i, j); must be 0 where the slices are 0.
+      values: arrays `[n,h',w',c]` over the windows' outputs.
+      size: (h, w) of the input.
+      window, strides, pads, dilation: of the forward window.
+
+    Returns:
+      float32 `[n,h,w,c]`.
+    """
+    n, *out, c = values[0].shape
+    # Output index of the furthest window back that still holds a pixel, and the
+    # number of pixels in one phase.
+    reach = [(k - 1) * d // s for k, d, s in zip(window, dilation, strides, strict=True)]
+    count = [
+        -(-(length + before) // s)
+        for length, (before, _), s in zip(size, pads, strides, strict=True)
+    ]
+    around = tuple((r, q - o) for r, q, o in zip(reach, count, out, strict=True))
+    padded = [pad(value, around) for value in values]
+
+    def phase(a, b):
+        total = jnp.zeros((n, *count, c), jnp.float32)
+        for i in range(window[0]):
+            for j in range(window[1]):
+                (y, dy), (x, dx) = (
+                    divmod(i * dilation[0], strides[0]),
+                    divmod(j * dilation[1], strides[1]),
+                )
+                if (dy, dx) == (a, b):
+                    start = (reach[0] - y, reach[1] - x)
+                    slices = [tap(value, start, count, (1, 1)) for value in padded]
+                    total = total + term(i, j, *slices)
+        return total
+
+    rows = [
+        jnp.stack([phase(a, b) for b in range(strides[1])], axis=3)
+        for a in range(strides[0])
+    ]
+    whole = jnp.stack(rows, axis=2).reshape(
+        n, count[0] * strides[0], count[1] * strides[1], c
     )
+    (top, _), (left, _) = pads
+    return whole[:, top : top + size[0], left : left + size[1]]

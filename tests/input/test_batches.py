@@ -1,5 +1,8 @@
 import itertools
 import logging
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -240,6 +243,30 @@ def test_scenes_do_not_depend_on_the_training_seed(make_config):
     config.seed = 5
     (other, *_) = eseg_input.eval_batches(config)
     _equal(first, other)
+
+
+def test_program_ends_though_scenes_are_still_being_drawn(make_config):
+    config = make_config("scenes").to_dict()
+    config["dataset"]["train_images"] = 1_000_000  # never a scene from memory
+    code = f"""
+        import time
+        from ml_collections import ConfigDict
+        from eseg_jax import input as eseg_input
+        from eseg_jax.input import scenes
+
+        draw = scenes.draw
+
+        def slow_draw(*args):
+            time.sleep(0.05)
+            return draw(*args)
+
+        scenes.draw = slow_draw
+        batches = eseg_input.train_batches(ConfigDict({config!r}))
+        next(batches)
+        """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=90
+    )
 
 
 # ------------------------------------------------------------------------------ errors

@@ -77,9 +77,9 @@ class MBConv(nn.Module):
         inputs, y = x.shape[-1], x
         expanded = inputs * self.stage.expand
         if self.stage.expand != 1:
-            y = ConvBN(
-                expanded, self.style, activation=self.activation, name="expand"
-            )(y, train)
+            y = ConvBN(expanded, self.style, activation=self.activation, name="expand")(
+                y, train
+            )
         y = ConvBN(
             expanded,
             self.style,

@@ -1,0 +1,201 @@
+"""Times `bilinear_warp` beside PyTorch's `grid_sample` on this machine's CPU.
+
+  python benchmarks/warp.py --torch_python=/path/to/venv/bin/python
+
+PyTorch lives in an environment of its own (`pip install torch==2.13.0 numpy`). Each
+library runs in a process of its own, and the two take turns, so that neither disturbs
+the other and a busy machine slows both. Prints a table in Markdown.
+
+The C library hands arrays of more than 32 MB back to the system when they are freed, so
+that each call pays for fresh pages again, whatever it computes. --keep_pages stops
+that in both processes: then the table is about the sampling.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+# (images, channels, rows, columns) of the map; the grid has twice its size.
+SHAPES = (
+    (2, 128, 64, 128),
+    (2, 64, 64, 128),
+    (2, 256, 64, 128),
+    (8, 128, 64, 128),
+    (2, 128, 128, 256),
+)
+QUICK = ((2, 16, 8, 16),)
+FLOW = 3.0  # standard deviation in output pixels
+
+
+def inputs(shape):
+    """Features and cotangent NHWC, and a grid as SFNet's FAM makes it."""
+    n, c, h, w = shape
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(np.linspace(-1, 1, 2 * w), np.linspace(-1, 1, 2 * h))
+    flow = rng.normal(0, FLOW, (n, 2 * h, 2 * w, 2)) / (2 * w, 2 * h)
+    grid = np.stack([x, y], axis=-1)[None] + flow
+    features = rng.normal(size=(n, h, w, c))
+    cotangent = rng.normal(size=(n, 2 * h, 2 * w, c))
+    return [array.astype(np.float32) for array in (features, grid, cotangent)]
+
+
+def jax_calls(shape):
+    """{name: (forward, forward and backward)} of this library."""
+    import jax
+
+    from eseg_jax.ops.warp import bilinear_warp, bilinear_warp_reference
+
+    features, grid, cotangent = map(jax.numpy.asarray, inputs(shape))
+
+    def calls(warp):
+        def both(features, grid, cotangent):
+            output, pull = jax.vjp(warp, features, grid)
+            return output, *pull(cotangent)
+
+        forward, both = jax.jit(warp), jax.jit(both)
+        return (
+            lambda: jax.block_until_ready(forward(features, grid)),
+            lambda: jax.block_until_ready(both(features, grid, cotangent)),
+        )
+
+    return {
+        "eseg_jax": calls(bilinear_warp),
+        "automatic derivative": calls(bilinear_warp_reference),
+    }
+
+
+def torch_calls(shape):
+    """{name: (forward, forward and backward)} of PyTorch, in both memory formats."""
+    import torch
+
+    def calls(memory_format):
+        features, grid, cotangent = map(torch.from_numpy, inputs(shape))
+        features, cotangent = (
+            x.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+            for x in (features, cotangent)
+        )
+        features.requires_grad_()
+        grid.requires_grad_()
+
+        def sample():
+            return torch.nn.functional.grid_sample(features, grid, align_corners=True)
+
+        def forward():
+            with torch.no_grad():
+                return sample()
+
+        def both():
+            output = sample()
+            return output, torch.autograd.grad(output, (features, grid), cotangent)
+
+        return forward, both
+
+    return {
+        "PyTorch NCHW": calls(torch.contiguous_format),
+        "PyTorch channels last": calls(torch.channels_last),
+    }
+
+
+def work(library):
+    """Answers each shape on stdin with {name: [milliseconds, milliseconds]}."""
+    make = {"jax": jax_calls, "torch": torch_calls}[library]
+    current, calls = None, {}
+    for line in sys.stdin:
+        shape = tuple(json.loads(line))
+        if shape != current:
+            current, calls = shape, make(shape)
+            for call in (call for pair in calls.values() for call in pair):
+                call()
+        times = {}
+        for name, pair in calls.items():
+            times[name] = []
+            for call in pair:
+                start = time.perf_counter()
+                result = call()
+                times[name].append((time.perf_counter() - start) * 1e3)
+                del result
+        print(json.dumps(times), flush=True)
+
+
+def start(python, library, keep_pages):
+    keep = {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    }
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return subprocess.Popen(
+        [python, os.path.abspath(__file__), f"--worker={library}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            **(keep if keep_pages else {}),
+            "PYTHONPATH": root,
+            "JAX_PLATFORMS": "cpu",
+        },
+    )
+
+
+def measure(workers, shape, rounds):
+    """{name: [(forward, both), …]} in milliseconds, a pair for each round."""
+    times = {}
+    for _ in range(rounds + 1):
+        for worker in workers:
+            worker.stdin.write(json.dumps(shape) + "\n")
+            worker.stdin.flush()
+            for name, pair in json.loads(worker.stdout.readline()).items():
+                times.setdefault(name, []).append(pair)
+    return {name: pairs[1:] for name, pairs in times.items()}  # the first warms up
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--torch_python", help="interpreter that has PyTorch")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--keep_pages", action="store_true", help="see above")
+    parser.add_argument("--quick", action="store_true", help="one tiny shape")
+    parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker)
+        return
+    workers = [start(sys.executable, "jax", args.keep_pages)]
+    if args.torch_python:
+        workers.append(start(args.torch_python, "torch", args.keep_pages))
+    print(f"{platform.machine()}, {os.cpu_count()} cores; median (least) of")
+    print(f"{args.rounds} rounds, milliseconds; ratio to the faster PyTorch.\n")
+    print("| n, c, h, w | | forward | ratio | forward + backward | ratio |")
+    print("|---|---|---|---|---|---|")
+    for shape in QUICK if args.quick else SHAPES:
+        times = measure(workers, shape, args.rounds)
+        median = {
+            name: [statistics.median(column) for column in zip(*pairs, strict=True)]
+            for name, pairs in times.items()
+        }
+        peers = [pair for name, pair in median.items() if name.startswith("PyTorch")]
+        for name, pairs in times.items():
+            cells = []
+            for k in (0, 1):
+                least = min(pair[k] for pair in pairs)
+                ratio = f"{min(p[k] for p in peers) / median[name][k]:.2f}"
+                cells += [
+                    f"{median[name][k]:.1f} ({least:.1f})",
+                    ratio if peers else "",
+                ]
+            print(f"| {', '.join(map(str, shape))} | {name} | {' | '.join(cells)} |")
+    for worker in workers:
+        worker.stdin.close()
+        worker.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from eseg_jax.tools import check_dataset
+
+_STEMS = {
+    "train": ("aachen_000000_000019", "bochum_000000_000001"),
+    "val": ("lindau_000000_000019",),
+}
+
+
+def _label_path(root, split, stem):
+    return root / f"gtFine/{split}/{stem.split('_')[0]}/{stem}_gtFine_labelIds.png"
+
+
+def _image_path(root, split, stem):
+    return root / f"leftImg8bit/{split}/{stem.split('_')[0]}/{stem}_leftImg8bit.png"
+
+
+def _save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Cityscapes layout, 8x16: the left quarter road, then car, the right half void."""
+    label = np.repeat(np.array([7, 26, 0, 0], np.uint8), 4)[None].repeat(8, axis=0)
+    for split, stems in _STEMS.items():
+        for stem in stems:
+            _save(_label_path(tmp_path, split, stem), label)
+            image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+            _save(_image_path(tmp_path, split, stem), image)
+    return tmp_path
+
+
+def _config(root, name="cityscapes"):
+    return ConfigDict(
+        {
+            "dataset": {
+                "name": name,
+                "root": str(root),
+                "train_split": "train",
+                "eval_split": "val",
+                "size": (32, 64),
+                "train_images": 4,
+                "eval_images": 2,
+            }
+        }
+    )
+
+
+def _problems(root, split="train"):
+    return check_dataset.check_split(_config(root), split).problems
+
+
+def test_good_data(root, capsys):
+    assert check_dataset.check(_config(root)) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert rows["val"] == ["1", "0", "16x8:", "1"]
+    assert rows["road"] == ["25.000", "25.000"]
+    assert rows["car"] == ["25.000", "25.000"]
+    assert rows["(ignored)"] == ["50.000", "50.000"]
+    assert "2 examples, the official split 2975" in out
+    assert out.endswith("No problems.\n")
+
+
+def test_all_problems_are_counted_and_the_first_printed(root, capsys):
+    _label_path(root, "val", _STEMS["val"][0]).unlink()
+    for stem in _STEMS["train"]:
+        _save(_label_path(root, "train", stem), np.full((8, 16), 99, np.uint8))
+    assert check_dataset.check(_config(root)) == 3
+    out = capsys.readouterr().out
+    assert out.count("PROBLEM in train: Label ") == 2
+    assert "PROBLEM in val: Label " in out and "3 problems." in out
+
+
+def test_missing_pairs_both_ways(root):
+    label = _label_path(root, "train", _STEMS["train"][0])
+    image = _image_path(root, "train", _STEMS["train"][1])
+    label.unlink()
+    image.unlink()
+    assert _problems(root) == [
+        f"Label {label} is missing.",
+        f"Image {image} is missing.",
+    ]
+
+
+def test_ids_out_of_range(root):
+    path = _label_path(root, "train", _STEMS["train"][0])
+    label = np.array(Image.open(path))
+    label[3, 3] = 34
+    _save(path, label)
+    (problem,) = _problems(root)
+    assert f"{path} holds the value 34, but cityscapes labelIds are 0-33" in problem
+
+
+def test_label_ids_named_train_ids(root):
+    for stem in _STEMS["train"]:
+        path = _label_path(root, "train", stem)
+        path.rename(str(path).replace("labelIds", "labelTrainIds"))
+    problems = _problems(root)
+    assert len(problems) == 2
+    assert all("look like labelIds, not trainIds" in problem for problem in problems)
+
+
+def test_size_mismatch(root):
+    _save(_image_path(root, "val", _STEMS["val"][0]), np.zeros((8, 8, 3), np.uint8))
+    (problem,) = _problems(root, "val")
+    assert "_leftImg8bit.png is 8x8 but its label" in problem and "is 16x8" in problem
+
+
+@pytest.mark.parametrize("what", ["Image", "Label"])
+def test_truncated_and_flipped_bytes(root, what):
+    path = {"Image": _image_path, "Label": _label_path}[what](
+        root, "train", _STEMS["train"][0]
+    )
+    data = path.read_bytes()
+    for missing in (1, 20, len(data) // 2):
+        path.write_bytes(data[:-missing])
+        (problem,) = _problems(root)
+        assert problem.startswith(f"{what} {path} cannot be decoded")
+    middle = data.index(b"IDAT") + 8
+    path.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
+    (problem,) = _problems(root)
+    assert problem.startswith(f"{what} {path} cannot be decoded")
+    path.write_bytes(b"")
+    (problem,) = _problems(root)
+    assert problem.startswith(f"{what} {path} is empty")
+
+
+def test_label_in_another_format(root):
+    _save(
+        _label_path(root, "train", _STEMS["train"][0]), np.zeros((8, 16, 3), np.uint8)
+    )
+    (problem,) = _problems(root)
+    assert "8-bit RGB" in problem
+
+
+def test_wrong_layout_is_a_problem_of_each_split(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    assert check_dataset.check(_config(tmp_path)) == 2
+
+
+def test_scenes(capsys):
+    assert check_dataset.check(_config("", "scenes")) == 0
+    assert "64x32: 4" in capsys.readouterr().out
+
+
+def test_real_data_is_clean(real_data):
+    config = _config(real_data / "cityscapes_mini")
+    report = check_dataset.check_split(config, "val")
+    assert report.problems == [] and report.sizes == {(1024, 2048): 3}
+    config = _config(real_data / "camvid480", "camvid")
+    report = check_dataset.check_split(config, "val")
+    assert report.problems == [] and report.sizes == {(360, 480): 101}
+
+
+def test_camvid_class_frequencies_are_the_known_ones(real_data):
+    """Pixel shares of the ids 0..11 over all 701 annotations, from the data's notes."""
+    config = _config(real_data / "camvid480", "camvid")
+    pixels = sum(
+        check_dataset.check_split(config, split).pixels
+        for split in ("train", "val", "test")
+    )
+    shares = pixels[[*range(11), 255]] / pixels.sum()
+    expected = [0.158, 0.241, 0.010, 0.293, 0.067, 0.112]
+    expected += [0.011, 0.014, 0.046, 0.006, 0.005, 0.036]
+    np.testing.assert_allclose(shares, expected, atol=6e-4)
+
+
+def test_command_ends_with_one_when_something_is_wrong(root, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(): return ConfigDict({_config(root).to_dict()!r})\n"
+    )
+
+    def run(*flags):
+        command = [sys.executable, "-m", "eseg_jax.tools.check_dataset"]
+        command += [f"--config={config}", *flags]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    good = run()
+    assert (good.returncode, good.stdout.splitlines()[-1]) == (0, "No problems.")
+    bad = run("--config.dataset.root=/not/here")
+    assert bad.returncode == 1
+    assert "cityscapes not found: /not/here is not a folder" in bad.stdout
+    assert "Traceback" not in bad.stderr
+    assert run("--config.dataset.name=kamvid").returncode == 1
