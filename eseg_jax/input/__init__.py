@@ -1,0 +1,132 @@
+"""Batches for training and evaluation, from files on disk or from the built-in scenes.
+
+A batch is a dict of numpy arrays: "image" uint8 [b, h, w, 3] RGB, "label" uint8
+[b, h, w] of train ids with 255 = ignore, and "id", a list of b names. TensorFlow is
+imported when the first batches are asked for, not with this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from eseg_jax.input import datasets
+from eseg_jax.input.datasets import DatasetInfo, InputError
+
+__all__ = [
+    "InputError",
+    "dataset_info",
+    "draw_scene",
+    "eval_batches",
+    "num_examples",
+    "train_batches",
+]
+
+# The scenes are a fixed dataset: config.seed changes the training, not the data.
+_SCENES_SEED = 0
+# Evaluation scenes start here, beyond any number of training scenes one would draw.
+_EVAL_SCENES_START = 1_000_000
+_SCENE_CACHE_BYTES = 1 << 30
+
+_scene_cache: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+
+
+def train_batches(
+    config, *, start_step: int = 0, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict]:
+    """Endless augmented training batches from `start_step` on.
+
+    Row r of step k is element g = k * batch_size + r: example permutation(seed, epoch)
+    [g % n] of epoch g // n, augmented with the key (seed, g). Process p of P gets the
+    rows [p * b / P, (p + 1) * b / P) of every batch. So resuming needs nothing but the
+    step, and the batches do not depend on the number of processes.
+
+    With config.input.max_broken_files > 0, a file that cannot be read is logged and
+    counted, and the next readable example in sorted order takes its place; the count is
+    of distinct examples and starts again with each run and process.
+
+    Args:
+      config: see the fields of config.dataset and config.input in configs/base.py.
+      start_step: the first batch to return.
+      process_index: of this process.
+      process_count: number of processes that share every batch.
+
+    Raises:
+      InputError: at the call, when the data is missing or the batch cannot be shared
+        evenly; while iterating, when a file is broken and that is not tolerated.
+    """
+    _check_shares(config.input.batch_size, "config.input.batch_size", process_count)
+    from eseg_jax.input import pipeline
+
+    source = pipeline.open_split(config, config.dataset.train_split)
+    return pipeline.close_at_exit(
+        pipeline.train_batches(source, config, start_step, process_index, process_count)
+    )
+
+
+def eval_batches(
+    config, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict]:
+    """One pass over the evaluation split: whole images at their original size.
+
+    Batches also have "mask", bool [b]: False marks padding, whose label is all 255 and
+    whose id is "". Every process gets the same number of batches, and row r of global
+    batch k is example k * config.eval.batch_size + r in sorted order.
+
+    Raises:
+      InputError: as `train_batches`; also when images of one batch differ in size.
+        Broken files are never tolerated here.
+    """
+    _check_shares(config.eval.batch_size, "config.eval.batch_size", process_count)
+    from eseg_jax.input import pipeline
+
+    source = pipeline.open_split(config, config.dataset.eval_split)
+    return pipeline.close_at_exit(
+        pipeline.eval_batches(source, config, process_index, process_count)
+    )
+
+
+def num_examples(config, split: str) -> int:
+    """Number of examples in a split; InputError when it cannot be found."""
+    info = dataset_info(config)
+    if info.layout is None:
+        datasets.parts_of(info, split)
+        counts = {
+            "train": config.dataset.train_images,
+            "val": config.dataset.eval_images,
+        }
+        return counts[split]
+    return len(datasets.list_split(info, split, config.dataset.root).examples)
+
+
+def dataset_info(config) -> DatasetInfo:
+    """The row of config.dataset.name: class_names, colours, num_classes and more."""
+    return datasets.get(config.dataset.name)
+
+
+def draw_scene(config, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 [h, w, 3] and label uint8 [h, w] of a built-in scene.
+
+    Scenes of a split that fits into 1 GiB are kept in memory once drawn: drawing takes
+    several times as long as all the rest of the input.
+    """
+    from eseg_jax.input import scenes
+
+    size = tuple(config.dataset.size)
+    number = int(index) + (_EVAL_SCENES_START if split == "val" else 0)
+    if 4 * size[0] * size[1] * num_examples(config, split) > _SCENE_CACHE_BYTES:
+        return scenes.draw(_SCENES_SEED, number, size)
+    if (number, size) not in _scene_cache:
+        _scene_cache[number, size] = scenes.draw(_SCENES_SEED, number, size)
+    return _scene_cache[number, size]
+
+
+def _check_shares(batch_size: int, name: str, process_count: int) -> None:
+    """InputError unless each process reads the same number of rows of a batch."""
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(
+            f"{name}={batch_size} cannot be shared evenly by {process_count} "
+            f"process{'es' if process_count > 1 else ''}; set it to a positive "
+            f"multiple of {process_count}."
+        )

@@ -1,5 +1,6 @@
 """Max and average pooling."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from eseg_jax.ops.windows import Padding, out_size, pad_pairs, tap
+from eseg_jax.ops.depthwise import depthwise_conv
+from eseg_jax.ops.windows import Padding, collect, out_size, pad, pad_pairs, tap
 
 
 def max_pool(
@@ -17,20 +19,31 @@ def max_pool(
     strides: Sequence[int] = (2, 2),
     padding: Padding = "SAME",
 ) -> jax.Array:
-    """The maximum of each window of `x` `[n,h,w,c]`; padding never wins.
+    """The maximum of every window; padding never wins.
+
+    Args:
+      x: `[n,h,w,c]`, any float dtype.
+      window: (rows, columns), at most 255 pixels.
+      strides: (rows, columns).
+      padding: "SAME" (TensorFlow's rule) or ((top, bottom), (left, right)), smaller
+        than the window.
 
     Returns:
-      `[n,h',w',c]` in the dtype of x.
+      `[n,h',w',c]`, dtype of x. Differentiable in reverse mode only; where values
+      tie, the first of the window gets the gradient, as in the library's form and in
+      PyTorch.
     """
+    window, strides = tuple(window), tuple(strides)
     pads = pad_pairs(x.shape, window, strides, padding)
-    size = out_size(x.shape, window, strides, pads)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    out = None
-    for i in range(window[0]):
-        for j in range(window[1]):
-            value = tap(x, (i, j), size, strides)
-            out = value if out is None else jnp.maximum(out, value)
-    return out
+    return _jit_max_pool(x, window, strides, pads)
+
+
+def max_pool_reference(x, *, window=(3, 3), strides=(2, 2), padding="SAME"):
+    """The library's form, with the signature of `max_pool`."""
+    pads = pad_pairs(x.shape, window, strides, padding)
+    return lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    )
 
 
 def avg_pool(
@@ -40,33 +53,84 @@ def avg_pool(
     strides: Sequence[int] = (2, 2),
     padding: Padding = "SAME",
 ) -> jax.Array:
-    """The mean over the pixels of each window of `x` `[n,h,w,c]` inside the image.
+    """The mean over those pixels of every window that lie inside the image.
 
-    Padding is not counted (count_include_pad=False in PyTorch's terms).
-
-    Returns:
-      `[n,h',w',c]` in the dtype of x.
+    PyTorch's `count_include_pad=False`. Arguments and result as in `max_pool`; sums
+    are float32.
     """
+    window, strides = tuple(window), tuple(strides)
     pads = pad_pairs(x.shape, window, strides, padding)
-    size = out_size(x.shape, window, strides, pads)
-    ones = np.pad(np.ones(x.shape[1:3], np.float32), pads)
-    counts = sum(
-        ones[i:, j:][: size[0] * strides[0] : strides[0], : size[1] * strides[1] : strides[1]][: size[0], : size[1]]
-        for i in range(window[0])
-        for j in range(window[1])
+    ones = jnp.ones((*window, 1, x.shape[-1]), jnp.float32)
+    total = depthwise_conv(
+        x.astype(jnp.float32), ones, strides=strides, padding=pads
     )
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0))).astype(jnp.float32)
-    out = sum(
+    rows, columns = (
+        _pixels_inside(*axis)
+        for axis in zip(
+            x.shape[1:3], total.shape[1:3], window, strides, pads, strict=True
+        )
+    )
+    counts = (rows[:, None] * columns)[None, :, :, None]
+    return (total / counts).astype(x.dtype)
+
+
+def avg_pool_reference(x, *, window=(3, 3), strides=(2, 2), padding="SAME"):
+    """The library's form, with the signature of `avg_pool`."""
+    pads = ((0, 0), *pad_pairs(x.shape, window, strides, padding), (0, 0))
+
+    def total(values):
+        return lax.reduce_window(
+            values, 0.0, lax.add, (1, *window, 1), (1, *strides, 1), pads
+        )
+
+    return (total(x.astype(jnp.float32)) / total(jnp.ones(x.shape))).astype(x.dtype)
+
+
+def _pixels_inside(size, out, window, stride, pads):
+    """How many pixels of each of the `out` windows along one axis are real."""
+    first = np.arange(out) * stride - pads[0]
+    inside = np.minimum(first + window, size) - np.maximum(first, 0)
+    return inside.astype(np.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, window, strides, pads):
+    return functools.reduce(jnp.maximum, _views(x, window, strides, pads))
+
+
+def _max_pool_forward(x, window, strides, pads):
+    out = _max_pool(x, window, strides, pads)
+    # The backward pass needs only which tap won: one byte a window.
+    views = _views(x, window, strides, pads)
+    winner = jnp.full(out.shape, len(views) - 1, jnp.uint8)
+    for index, view in reversed(list(enumerate(views[:-1]))):
+        winner = jnp.where(view == out, jnp.uint8(index), winner)
+    # jax wants an array of x's type to tell the backward pass the input's size.
+    return out, (winner, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
+def _max_pool_backward(window, strides, pads, saved, g):
+    winner, x = saved
+
+    def share(i, j, slices, winners):
+        won = winners == jnp.uint8(i * window[1] + j)
+        return jnp.where(won, slices.astype(jnp.float32), 0.0)
+
+    x_grad = collect(share, [g, winner], x.shape[1:3], window, strides, pads)
+    return (x_grad.astype(x.dtype),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_jit_max_pool = jax.jit(_max_pool, static_argnums=(1, 2, 3))
+
+
+def _views(x, window, strides, pads):
+    """What each tap of the window sees of x, row by row."""
+    size = out_size(x.shape, window, strides, pads)
+    # Otherwise the padding is computed again for every tap.
+    padded = lax.optimization_barrier(pad(x, pads, -np.inf))
+    return [
         tap(padded, (i, j), size, strides)
         for i in range(window[0])
         for j in range(window[1])
-    )
-    return (out / counts[None, :, :, None]).astype(x.dtype)
-
-
-def max_pool_reference(x, *, window=(3, 3), strides=(2, 2), padding="SAME"):
-    """The library's form, with the signature of `max_pool`."""
-    pads = pad_pairs(x.shape, window, strides, padding)
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
-    )
+    ]
