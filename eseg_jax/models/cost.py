@@ -1,8 +1,8 @@
 """What a network costs: parameters and multiply-adds, counted without running it.
 
 The network is traced with abstract arrays, so counting takes no memory and does not
-depend on how `eseg_jax.ops` computes a convolution: a `Conv` costs one multiply-add
-for each output element and kernel tap.
+depend on how `eseg_jax.ops` computes a convolution: a convolution costs one
+multiply-add for each output element and kernel tap.
 
 Papers mean different things by FLOPs. A network whose paper counts more than the
 multiply-adds of its convolutions has a method
@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from eseg_jax import models
+from eseg_jax.models.frfnet import GroupedConv
 from eseg_jax.models.layers import Conv
 from eseg_jax.trees import count_parameters
 
@@ -78,20 +80,23 @@ def count(
         output = call(*args, **kwargs)
         module = context.module
         if context.method_name == "__call__":
-            if isinstance(module, Conv):
-                inputs = 1 if module.depthwise else args[0].shape[-1]
-                taps = module.kernel_size**2 * inputs
-                macs[module.path[0]] += output.size * taps
+            if isinstance(module, Conv | GroupedConv):
+                *taps, _ = module.get_variable("params", "kernel").shape
+                macs[module.path[0]] += output.size * math.prod(taps)
             if extra_flops is not None:
                 extra += extra_flops(module, args, output)
         return output
 
-    def init(images):
+    def apply(variables, images):
         with nn.intercept_methods(intercept):
-            return model.init_with_output(jax.random.key(0), images, train=False)
+            return model.apply(variables, images, train=False)
 
     images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    outputs, variables = jax.eval_shape(init, images)
+    # Not counted while initialising: heads that only training uses run there too.
+    variables = jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), x, train=False), images
+    )
+    outputs = jax.eval_shape(apply, variables, images)
     params = variables["params"]
     total = sum(macs.values())
     return Cost(

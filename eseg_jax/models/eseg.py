@@ -20,12 +20,12 @@ from eseg_jax.models.layers import (
     TENSORFLOW,
     Activation,
     AvgPool,
-    Conv,
     ConvBN,
     MaxPool,
     SeparableConvBN,
     SqueezeExcite,
     Style,
+    classifier,
 )
 from eseg_jax.ops.resize import resize_bilinear, resize_nearest
 
@@ -158,12 +158,7 @@ class ESeg(nn.Module):
             )
         x = LevelSum(name="level_sum")(levels)
         x = SeparableConvBN(variant.features, style, activation, name="head")(x, train)
-        # Float32 logits: bfloat16 would keep two to three digits of each.
-        classifier = dataclasses.replace(
-            style, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.01)
-        )
-        logits = Conv(self.num_classes, classifier, use_bias=True, name="classifier")(x)
-        return {"logits": logits, "aux": {}}
+        return {"logits": classifier(self.num_classes, style)(x), "aux": {}}
 
     @nn.nowrap
     def extra_flops(self, module: nn.Module, inputs: tuple, output: jax.Array) -> float:

@@ -35,7 +35,7 @@ def max_pool(
     """
     window, strides = tuple(window), tuple(strides)
     pads = pad_pairs(x.shape, window, strides, padding)
-    return _jit_max_pool(x, window, strides, pads)
+    return _jit_max_pool(x, x.shape[1:3], window, strides, pads)
 
 
 def max_pool_reference(x, *, window=(3, 3), strides=(2, 2), padding="SAME"):
@@ -93,35 +93,33 @@ def _pixels_inside(size, out, window, stride, pads):
     return inside.astype(np.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x, window, strides, pads):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x, size, window, strides, pads):
+    del size  # The backward pass wants it.
     return functools.reduce(jnp.maximum, _views(x, window, strides, pads))
 
 
-def _max_pool_forward(x, window, strides, pads):
-    out = _max_pool(x, window, strides, pads)
-    # The backward pass needs only which tap won: one byte a window.
+def _max_pool_forward(x, size, window, strides, pads):
+    out = _max_pool(x, size, window, strides, pads)
+    # All that the backward pass needs is which tap won: one byte a window.
     views = _views(x, window, strides, pads)
     winner = jnp.full(out.shape, len(views) - 1, jnp.uint8)
-    for index, view in reversed(list(enumerate(views[:-1]))):
-        winner = jnp.where(view == out, jnp.uint8(index), winner)
-    # jax wants an array of x's type to tell the backward pass the input's size.
-    return out, (winner, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    for index in reversed(range(len(views) - 1)):
+        winner = jnp.where(views[index] == out, jnp.uint8(index), winner)
+    return out, winner
 
 
-def _max_pool_backward(window, strides, pads, saved, g):
-    winner, x = saved
-
-    def share(i, j, slices, winners):
+def _max_pool_backward(size, window, strides, pads, winner, g):
+    def share(i, j, gradients, winners):
         won = winners == jnp.uint8(i * window[1] + j)
-        return jnp.where(won, slices.astype(jnp.float32), 0.0)
+        return jnp.where(won, gradients.astype(jnp.float32), 0.0)
 
-    x_grad = collect(share, [g, winner], x.shape[1:3], window, strides, pads)
-    return (x_grad.astype(x.dtype),)
+    x_grad = collect(share, [g, winner], size, window, strides, pads)
+    return (x_grad.astype(g.dtype),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-_jit_max_pool = jax.jit(_max_pool, static_argnums=(1, 2, 3))
+_jit_max_pool = jax.jit(_max_pool, static_argnums=(1, 2, 3, 4))
 
 
 def _views(x, window, strides, pads):

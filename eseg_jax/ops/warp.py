@@ -280,4 +280,5 @@ def _per_device(function, batch):
     # The first axis of a mesh is the batch's; along any other every device computes
     # the same.
     spec = PartitionSpec(mesh.axis_names[0])
-    return jax.shard_map(function, in_specs=spec, out_specs=spec)
+    # Unchecked: the loop's zeros count as equal on all devices, and its sums do not.
+    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)
