@@ -70,6 +70,7 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             "ohem_threshold": 0.9,
             "ohem_min_kept_fraction": 0.125,
             "class_weights": (),
+            "aux_weight": 1.0,  # of each training head, where the network has some
         }
     )
 

@@ -83,6 +83,15 @@ def _check_writable(workdir: str) -> None:
         ) from error
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Reads the flags; a field that the configuration lacks is named, not traced."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, TypeError) as error:
+        reason = " ".join(str(error.args[0]).split())
+        sys.exit(f"eseg_jax: a --config.… flag is wrong: {reason}")
+
+
 def run() -> None:
     """Entry point that shows the user's mistakes as one sentence, not a traceback."""
     flags.mark_flags_as_required(["config", "workdir"])
@@ -90,7 +99,7 @@ def run() -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("eseg_jax").setLevel(logging.INFO)
     try:
-        app.run(main)
+        app.run(main, flags_parser=_parse_flags)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("ESEG_JAX_TRACEBACK"):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import logging
 import platform
@@ -92,16 +91,20 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     reporter.resume(step, position)
 
     # ---- Compile ---------------------------------------------------------------
-    loss = functools.partial(
-        losses.segmentation_loss,
-        ohem={
-            "threshold": config.loss.ohem_threshold,
-            "min_kept_fraction": config.loss.ohem_min_kept_fraction,
-        }
-        if config.loss.ohem_threshold > 0
-        else None,
-        class_weights=config.loss.class_weights or None,
-    )
+    ohem = {
+        "threshold": config.loss.ohem_threshold,
+        "min_kept_fraction": config.loss.ohem_min_kept_fraction,
+    }
+
+    def loss(outputs, labels):
+        return losses.segmentation_loss(
+            outputs,
+            labels,
+            ohem=ohem if config.loss.ohem_threshold > 0 else None,
+            class_weights=config.loss.class_weights,
+            aux_weights=dict.fromkeys(outputs["aux"], config.loss.aux_weight),
+        )
+
     train_step = steps.make_train_step(
         model,
         tx,
@@ -139,7 +142,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    start, total = step, config.total_steps
+    start, total, scalars = step, config.total_steps, {}
     preempted = checkpoint.preemption_watch()
     try:
         while True:
@@ -189,15 +192,19 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
 
             # ---- Step ----
             with reporter.section("step"):
+                last = scalars
                 train_state, scalars = train_step(train_state, arrays)
+                # One step in flight keeps the device busy; a longer queue would hold
+                # its batches in memory and fool the clock.
+                jax.block_until_ready(last)
             step += 1
 
             # ---- Log ----
             if step % config.log_every == 0 or step == total:
                 with reporter.section("step"):  # the device is behind: wait for it
-                    scalars = {name: float(x) for name, x in scalars.items()}
-                scalars["learning_rate"] = float(schedule(step - 1))
-                reporter.log_train(step, scalars)
+                    values = {name: float(x) for name, x in scalars.items()}
+                values["learning_rate"] = float(schedule(step - 1))
+                reporter.log_train(step, values)
             reporter.progress(step)
     finally:
         with reporter.section("checkpoint"):

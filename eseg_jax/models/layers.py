@@ -114,7 +114,7 @@ def _depthwise_init(init: nn.initializers.Initializer) -> nn.initializers.Initia
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch normalisation, optional activation.
+    """Convolution, batch normalisation, optional activation.
 
     Under `jax.jit` with a batch sharded over a mesh the statistics are those of
     the global batch.
@@ -127,6 +127,7 @@ class ConvBN(nn.Module):
     dilation: int = 1
     depthwise: bool = False
     activation: Activation | None = None
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -137,6 +138,7 @@ class ConvBN(nn.Module):
             self.strides,
             self.dilation,
             self.depthwise,
+            self.use_bias,
             name="conv",
         )(x)
         x = nn.BatchNorm(
@@ -193,13 +195,19 @@ class SqueezeExcite(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """3x3 max pooling of stride 2; a module so that cost counting sees it."""
+    """3x3 max pooling of stride 2; a module so that cost counting sees it.
+
+    With `ceil_mode`, PyTorch's, an even size s gives s / 2 + 1 pixels, not s / 2: one
+    more window starts inside the image. Symmetric padding only.
+    """
 
     style: Style
+    ceil_mode: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return max_pool(x, window=(3, 3), strides=(2, 2), padding=_pool(self.style))
+        padding = ((1, 2), (1, 2)) if self.ceil_mode else _pool(self.style)
+        return max_pool(x, window=(3, 3), strides=(2, 2), padding=padding)
 
 
 class AvgPool(nn.Module):
