@@ -8,10 +8,10 @@ import difflib
 import flax.linen as nn
 import jax.numpy as jnp
 
-from eseg_jax.models import dfanet, eseg, frfnet
+from eseg_jax.models import dfanet, eseg, frfnet, sfnet
 from eseg_jax.models.info import Info
 
-_FAMILIES = (eseg, dfanet, frfnet)
+_FAMILIES = (eseg, dfanet, frfnet, sfnet)
 
 
 def names() -> tuple[str, ...]:

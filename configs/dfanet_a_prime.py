@@ -1,0 +1,17 @@
+"""DFANet A': DFANet A trained on crops of 512x1024 (Table 5).
+
+    python -m eseg_jax.main --config=configs/dfanet_a_prime.py --workdir=DIR
+
+DFANet A's recipe. The paper reports 70.3 % mIoU on the Cityscapes test set (Table 5).
+Not reproduced here yet.
+"""
+
+from configs import dfanet_a
+
+
+def get_config(dataset: str = "cityscapes"):
+    config = dfanet_a.get_config(dataset)
+    config.model.name = "dfanet_a_prime"
+    if dataset == "cityscapes":
+        config.input.crop = (512, 1024)
+    return config
