@@ -373,7 +373,8 @@ class FAM(nn.Module):
         flow = Conv(2, self.style, variant.flow_kernel, name="flow_make")(
             jnp.concatenate([resize(coarse, (h, w)), fine], axis=-1)
         ).astype(jnp.float32)
-        grid = identity_grid(h, w) + flow / np.array([w, h], np.float32)
+        size = np.array([w, h], np.float32).reshape(1, 1, 1, 2)
+        grid = identity_grid(h, w) + flow / size
         warped = bilinear_warp(high, grid, align_corners=variant.warp_align_corners)
         return warped, flow
 

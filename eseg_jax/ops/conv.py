@@ -1,12 +1,13 @@
 """Dense convolution."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eseg_jax.ops.windows import Padding, out_size, pad_pairs, tap
+from eseg_jax.ops.windows import Padding, out_size, pad, pad_pairs, tap
 
 
 def conv(
@@ -17,23 +18,32 @@ def conv(
     padding: Padding = "SAME",
     dilation: Sequence[int] = (1, 1),
 ) -> jax.Array:
-    """Convolves an image with a dense kernel.
+    """Convolves images with a dense kernel.
 
     Args:
       x: `[n,h,w,i]`, any float dtype.
-      kernel: `[kh,kw,i,o]`, same dtype.
+      kernel: `[kh,kw,i,o]`, dtype of x.
       strides: (rows, columns).
       padding: "SAME" (TensorFlow's rule) or ((top, bottom), (left, right)).
-      dilation: distance between the taps, (rows, columns).
+      dilation: distance between taps, (rows, columns).
 
     Returns:
-      `[n,h',w',o]` in the dtype of x.
+      `[n,h',w',o]`, dtype of x. Differentiable; a stem in reverse mode only.
     """
-    window = kernel.shape[:2]
+    if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
+        raise ValueError(
+            f"conv: x has {x.shape[-1]} channels, so the kernel must be "
+            f"[kh, kw, {x.shape[-1]}, out], not {list(kernel.shape)}."
+        )
+    window, strides, dilation = kernel.shape[:2], tuple(strides), tuple(dilation)
     pads = pad_pairs(x.shape, window, strides, padding, dilation)
-    if tuple(window) == (1, 1) and pads == ((0, 0), (0, 0)):
-        size = out_size(x.shape, window, strides, pads)
-        return jnp.dot(tap(x, (0, 0), size, strides), kernel[0, 0])
+    if window == (1, 1):
+        return _pointwise(x, kernel, strides, pads)
+    if x.shape[-1] <= 4 and window == (3, 3) and (strides, dilation) == _STEM:
+        return _jit_stem(x, kernel, pads)
+    # The library's form is the fastest known in both directions on every platform:
+    # im2col, a product for every tap, and phases of a strided gradient gain nothing
+    # on CPU (benchmarks/ops.md).
     return conv_reference(x, kernel, strides=strides, padding=pads, dilation=dilation)
 
 
@@ -46,4 +56,60 @@ def conv_reference(x, kernel, *, strides=(1, 1), padding="SAME", dilation=(1, 1)
         padding,
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _pointwise(x, kernel, strides, pads):
+    """A 1x1 convolution: the pixels it keeps, times a matrix."""
+    size = out_size(x.shape, (1, 1), strides, pads)
+    return jnp.dot(tap(pad(x, pads), (0, 0), size, strides), kernel[0, 0])
+
+
+# Strides and dilation of the stems that gain by space-to-depth.
+_STEM = ((2, 2), (1, 1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _stem(x, kernel, pads):
+    library = functools.partial(conv_reference, strides=(2, 2), padding=pads)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_space_to_depth, pads=pads),
+        default=library,
+    )
+
+
+def _stem_forward(x, kernel, pads):
+    return _stem(x, kernel, pads), (x, kernel)
+
+
+def _stem_backward(pads, saved, g):
+    # Here the library's form is the faster one on CPU too.
+    library = functools.partial(conv_reference, strides=(2, 2), padding=pads)
+    return jax.vjp(library, *saved)[1](g)
+
+
+_stem.defvjp(_stem_forward, _stem_backward)
+_jit_stem = jax.jit(_stem, static_argnums=(2,))
+
+
+def _space_to_depth(x, kernel, *, pads):
+    """A 3x3 stride-2 convolution as a 2x2 one over blocks of 2x2 pixels.
+
+    Three input channels leave most of a vector unit idle; twelve leave less.
+    """
+    n, _, _, c = x.shape
+    height, width = out_size(x.shape, (3, 3), (2, 2), pads)
+    (top, _), (left, _) = pads
+    below = 2 * (height + 1) - x.shape[1] - top
+    right = 2 * (width + 1) - x.shape[2] - left
+    x = pad(x, ((top, below), (left, right)))
+    x = x.reshape(n, height + 1, 2, width + 1, 2, c).swapaxes(2, 3)
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    kernel = kernel.reshape(2, 2, 2, 2, c, -1).swapaxes(1, 2)
+    return conv_reference(
+        x.reshape(n, height + 1, width + 1, 4 * c),
+        kernel.reshape(2, 2, 4 * c, -1),
+        padding="VALID",
     )

@@ -61,9 +61,7 @@ def avg_pool(
     window, strides = tuple(window), tuple(strides)
     pads = pad_pairs(x.shape, window, strides, padding)
     ones = jnp.ones((*window, 1, x.shape[-1]), jnp.float32)
-    total = depthwise_conv(
-        x.astype(jnp.float32), ones, strides=strides, padding=pads
-    )
+    total = depthwise_conv(x.astype(jnp.float32), ones, strides=strides, padding=pads)
     rows, columns = (
         _pixels_inside(*axis)
         for axis in zip(

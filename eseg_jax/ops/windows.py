@@ -92,9 +92,10 @@ def collect(
       float32 `[n,h,w,c]`.
     """
     n, *out, c = values[0].shape
-    # Output index of the furthest window back that still holds a pixel, and the
-    # number of pixels in one phase.
-    reach = [(k - 1) * d // s for k, d, s in zip(window, dilation, strides, strict=True)]
+    # How many windows back from its own a pixel is still held; the pixels of a phase.
+    reach = [
+        (k - 1) * d // s for k, d, s in zip(window, dilation, strides, strict=True)
+    ]
     count = [
         -(-(length + before) // s)
         for length, (before, _), s in zip(size, pads, strides, strict=True)
