@@ -49,12 +49,16 @@ def evaluate_split(
       mesh: where batches go.
 
     Returns:
-      The confusion matrix of all processes, int64 [c, c], rows are the truth; and the
-      first `config.eval.images` examples of this process as lists "id", "image",
-      "label" and "prediction".
+      The confusion matrix of all processes, int64 [c, c], rows are the truth; and up
+      to `config.eval.images` examples of this process, spread over its part of the
+      split, as lists "id", "image", "label" and "prediction".
     """
     confusion: np.ndarray | int = 0
     samples: dict[str, list] = {"id": [], "image": [], "label": [], "prediction": []}
+    # Neighbours in a split are often frames of one video: show some far apart.
+    count = input.num_examples(config, config.dataset.eval_split)
+    local_count = count // jax.process_count()
+    apart, seen = max(1, local_count // max(1, config.eval.images)), 0
     batches = input.eval_batches(
         config,
         process_index=jax.process_index(),
@@ -63,10 +67,12 @@ def evaluate_split(
     for batch in batches:
         arrays = {name: batch[name] for name in ("image", "label")}
         counts, predictions = eval_step(variables, sharding.put_batch(arrays, mesh))
-        wanted = config.eval.images - len(samples["id"])
-        if wanted > 0:
+        rows = np.flatnonzero(batch["mask"])
+        room = config.eval.images - len(samples["id"])
+        rows = rows[(seen + rows) % apart == 0][:room]
+        seen += len(batch["mask"])
+        if len(rows):
             batch["prediction"] = sharding.local_rows(predictions)
-            rows = np.flatnonzero(batch["mask"])[:wanted]
             for name, values in samples.items():
                 values.extend(batch[name][row] for row in rows)
         # int64 on the host: an int32 sum overflows on a training split.

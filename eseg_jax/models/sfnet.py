@@ -230,7 +230,7 @@ class SFNet(nn.Module):
 
     With `mutable=["intermediates"]` the collection holds, of each level i, stage{i}
     (the encoder's), lateral{i}, flow{i} [n, h, w, 2] float32, warp{i} (what is added
-    to the lateral) and fpn_out{i}; and ppm and logits_low. flow is (x, y) in units
+    to the lateral) and fpn_out{i}; and context and logits_low. flow is (x, y) in units
     that the warp divides by the map's (width, height): a point of the map reads
     flow / 2 of its pixels away.
     """
@@ -258,10 +258,10 @@ class SFNet(nn.Module):
         if variant.context == "ppm":
             x = PPM(width, style, resize, name="ppm")(stages[-1], train)
         else:
-            x = ConvBN(width, style, activation=nn.relu, name="context")(
+            x = ConvBN(width, style, activation=nn.relu, name="projection")(
                 stages[-1], train
             )
-        outputs, aux = [note("ppm", x)], {}
+        outputs, aux = [note("context", x)], {}
         for level in reversed(range(len(stages) - 1)):
             lateral = ConvBN(
                 width,
