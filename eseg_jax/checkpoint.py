@@ -41,7 +41,7 @@ def open_manager(workdir, keep: int) -> ocp.CheckpointManager:
         ]
     )
     return ocp.CheckpointManager(
-        epath.Path(workdir) / "checkpoints",
+        epath.Path(workdir).resolve() / "checkpoints",  # orbax asks for absolute
         options=ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             cleanup_tmp_directories=True,

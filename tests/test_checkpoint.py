@@ -56,6 +56,12 @@ def test_round_trip(tmp_path, mesh):
         assert found.sharding == sharding.replicated(mesh)
 
 
+def test_a_relative_folder(tmp_path, mesh, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _save("runs/one", [5])
+    assert _restore(tmp_path / "runs" / "one", _state(), mesh) is not None
+
+
 def test_latest_and_best_are_kept(tmp_path):
     kept = _save(tmp_path, [1, 2, 3, 4], mious=[0.1, 0.9, 0.3, 0.2])
     assert sorted(kept) == [2, 3, 4]
