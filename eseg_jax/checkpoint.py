@@ -40,8 +40,10 @@ def open_manager(workdir, keep: int) -> ocp.CheckpointManager:
             ),
         ]
     )
+    folder = epath.Path(workdir) / "checkpoints"
     return ocp.CheckpointManager(
-        epath.Path(workdir).resolve() / "checkpoints",  # orbax asks for absolute
+        # Orbax refuses relative paths; making a bucket's absolute would spoil it.
+        folder if folder.is_absolute() else folder.resolve(),
         options=ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             cleanup_tmp_directories=True,
