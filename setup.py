@@ -54,6 +54,7 @@ setuptools.setup(
             "cityscapesscripts>=2.2,<3",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<0.18",
         ],
     },
