@@ -32,7 +32,8 @@ OWNERS = {
     "tensorflow": ("eseg_jax/input/", "eseg_jax/tools/export.py"),
     "orbax": ("eseg_jax/checkpoint.py",),
     "flax.linen": ("eseg_jax/models/",),
-    "PartitionSpec": ("eseg_jax/sharding.py",),
+    # An operation with a loop in it brings its own sharded wrapper.
+    "PartitionSpec": ("eseg_jax/sharding.py", "eseg_jax/ops/warp.py"),
 }
 NOT_IN_INPUT = {"flax", "optax", "orbax"}
 OPS_MAY_IMPORT = {"jax", "numpy"} | sys.stdlib_module_names
