@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eseg_jax.ops.windows import Padding, collect, out_size, pad, pad_pairs, tap
+from eseg_jax.ops.windows import (
+    Padding,
+    collect,
+    out_size,
+    pad,
+    pad_pairs,
+    sum_type,
+    tap,
+)
 
 
 def depthwise_conv(
@@ -26,7 +34,7 @@ def depthwise_conv(
     """Convolves each channel with its own kernel.
 
     Args:
-      x: `[n,h,w,c]`, any float dtype; sums are float32.
+      x: `[n,h,w,c]`, any float dtype; sums are float32 or better.
       kernel: `[kh,kw,1,c]`, dtype of x.
       strides: (rows, columns).
       padding: "SAME" (TensorFlow's rule) or ((top, bottom), (left, right)).
@@ -103,9 +111,10 @@ def _taps(kernel, dilation):
 def _shifted(x, kernel, *, strides, pads, dilation):
     """One fused pass: pad once, then a multiply-add for every tap."""
     size = out_size(x.shape, kernel.shape[:2], strides, pads, dilation)
-    padded, weights = pad(x, pads), kernel[:, :, None, None].astype(jnp.float32)
+    dtype = sum_type(x.dtype)
+    padded, weights = pad(x, pads), kernel[:, :, None, None].astype(dtype)
     out = sum(
-        tap(padded, start, size, strides).astype(jnp.float32) * weights[index]
+        tap(padded, start, size, strides).astype(dtype) * weights[index]
         for start, index in _taps(kernel, dilation)
     )
     return out.astype(x.dtype)
@@ -119,9 +128,10 @@ def _library_backward(x, kernel, g, *, strides, pads, dilation):
 
 
 def _shifted_backward(x, kernel, g, *, strides, pads, dilation, reduce):
-    weights = kernel[:, :, None, None].astype(jnp.float32)
+    dtype = sum_type(x.dtype)
+    weights = kernel[:, :, None, None].astype(dtype)
     x_grad = collect(
-        lambda i, j, values: values.astype(jnp.float32) * weights[i, j],
+        lambda i, j, values: values.astype(dtype) * weights[i, j],
         [g],
         x.shape[1:3],
         kernel.shape[:2],
@@ -130,13 +140,14 @@ def _shifted_backward(x, kernel, g, *, strides, pads, dilation, reduce):
         dilation,
     )
     taps = [start for start, _ in _taps(kernel, dilation)]
-    kernel_grad = reduce(x, g, taps, strides, pads).reshape(kernel.shape)
+    kernel_grad = reduce(x.astype(dtype), g.astype(dtype), taps, strides, pads)
+    kernel_grad = kernel_grad.reshape(kernel.shape)
     return x_grad.astype(x.dtype), kernel_grad.astype(kernel.dtype)
 
 
 def _sum_taps(x, g, taps, strides, pads):
     """Kernel gradient `[taps,c]`, one reduction a tap."""
-    padded, g = pad(x, pads).astype(jnp.float32), g.astype(jnp.float32)
+    padded = pad(x, pads)
     return jnp.stack(
         [jnp.sum(tap(padded, t, g.shape[1:3], strides) * g, (0, 1, 2)) for t in taps]
     )
@@ -161,9 +172,7 @@ def _sum_in_chunks(x, g, taps, strides, pads):
     extra = runs * length - width
     (top, bottom), (left, right) = pads
     padded = pad(x, ((top, bottom), (left, right + extra * strides[1])))
-    # Otherwise the padding is computed again for every tap.
-    padded = lax.optimization_barrier(padded).astype(jnp.float32)
-    g = pad(g, ((0, 0), (0, extra))).astype(jnp.float32)
+    g = pad(g, ((0, 0), (0, extra)))
 
     def product(start):
         seen = tap(padded, start, g.shape[1:3], strides)
@@ -172,7 +181,7 @@ def _sum_in_chunks(x, g, taps, strides, pads):
     sums = []
     for first in range(0, len(taps), _SUMS):
         products = [product(start) for start in taps[first : first + _SUMS]]
-        zeros = [jnp.zeros((), jnp.float32)] * len(products)
+        zeros = [jnp.zeros((), g.dtype)] * len(products)
         sums += lax.reduce(products, zeros, _add_each, (3,))
     return jnp.sum(jnp.stack(sums), (1, 2, 3))
 

@@ -9,7 +9,15 @@ import numpy as np
 from jax import lax
 
 from eseg_jax.ops.depthwise import depthwise_conv
-from eseg_jax.ops.windows import Padding, collect, out_size, pad, pad_pairs, tap
+from eseg_jax.ops.windows import (
+    Padding,
+    collect,
+    out_size,
+    pad,
+    pad_pairs,
+    sum_type,
+    tap,
+)
 
 
 def max_pool(
@@ -56,12 +64,13 @@ def avg_pool(
     """The mean over those pixels of every window that lie inside the image.
 
     PyTorch's `count_include_pad=False`. Arguments and result as in `max_pool`; sums
-    are float32.
+    are float32 or better.
     """
     window, strides = tuple(window), tuple(strides)
     pads = pad_pairs(x.shape, window, strides, padding)
-    ones = jnp.ones((*window, 1, x.shape[-1]), jnp.float32)
-    total = depthwise_conv(x.astype(jnp.float32), ones, strides=strides, padding=pads)
+    dtype = sum_type(x.dtype)
+    ones = jnp.ones((*window, 1, x.shape[-1]), dtype)
+    total = depthwise_conv(x.astype(dtype), ones, strides=strides, padding=pads)
     rows, columns = (
         _pixels_inside(*axis)
         for axis in zip(
@@ -110,7 +119,7 @@ def _max_pool_forward(x, size, window, strides, pads):
 def _max_pool_backward(size, window, strides, pads, winner, g):
     def share(i, j, gradients, winners):
         won = winners == jnp.uint8(i * window[1] + j)
-        return jnp.where(won, gradients.astype(jnp.float32), 0.0)
+        return jnp.where(won, gradients, 0).astype(sum_type(g.dtype))
 
     x_grad = collect(share, [g, winner], size, window, strides, pads)
     return (x_grad.astype(g.dtype),)
@@ -123,8 +132,7 @@ _jit_max_pool = jax.jit(_max_pool, static_argnums=(1, 2, 3, 4))
 def _views(x, window, strides, pads):
     """What each tap of the window sees of x, row by row."""
     size = out_size(x.shape, window, strides, pads)
-    # Otherwise the padding is computed again for every tap.
-    padded = lax.optimization_barrier(pad(x, pads, -np.inf))
+    padded = pad(x, pads, -np.inf)
     return [
         tap(padded, (i, j), size, strides)
         for i in range(window[0])

@@ -1,9 +1,11 @@
 """Bilinear and nearest resize.
 
-Both are linear and act on rows and columns separately: an output row is a weighted
-sum of one or two input rows, an input row's gradient a weighted sum of the gradients
-of the output rows that read it. Which rows and with what weights is known when the
-program is built, so neither direction needs a scatter.
+Both are linear maps of the rows and then of the columns. On TPU they are products with
+the two interpolation matrices. Elsewhere those are nearly all zeros; gathers avoid
+them, but XLA neither fuses a gather well nor turns its gradient, a scatter, into fast
+code. Enlarging by a whole factor, the usual case, needs no gather: every output pixel
+is a weighted sum of its source pixel and the two neighbours, with the same weights for
+every source pixel.
 """
 
 import functools
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from eseg_jax.ops.windows import sum_type
+
 
 def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """Resizes images by bilinear interpolation.
@@ -22,13 +26,13 @@ def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
     PyTorch's `interpolate(align_corners=False)` do.
 
     Args:
-      x: `[n,h,w,c]`, any float dtype; interpolated in float32.
+      x: `[n,h,w,c]`, any float dtype; interpolated in float32 or better.
       size: (H, W), any.
 
     Returns:
       `[n,H,W,c]`, dtype of x. Differentiable in reverse mode only.
     """
-    return _jit_resize(x, tuple(x.shape[1:3]), tuple(size), _bilinear)
+    return _resize_by(_bilinear, x, size)
 
 
 def resize_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
@@ -37,7 +41,7 @@ def resize_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
     Output row i takes row floor((i + 0.5) * h / H), `tf.image.resize`'s rule; the
     arguments and the result are as in `resize_bilinear`.
     """
-    return _jit_resize(x, tuple(x.shape[1:3]), tuple(size), _nearest)
+    return _resize_by(_nearest, x, size)
 
 
 def resize_bilinear_reference(x, size):
@@ -53,26 +57,40 @@ def resize_nearest_reference(x, size):
 
 
 def _bilinear(source: int, target: int) -> np.ndarray:
-    """The float32 matrix `[target, source]` that interpolates one axis."""
+    """The matrix `[target, source]` that interpolates one axis."""
     where = (np.arange(target) + 0.5) * (source / target) - 0.5
     where = np.clip(where, 0, source - 1)
     distance = np.abs(where[:, None] - np.arange(source))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+    return np.maximum(1 - distance, 0)
 
 
 def _nearest(source: int, target: int) -> np.ndarray:
-    """The float32 matrix `[target, source]` that picks the nearest pixel."""
+    """The matrix `[target, source]` that picks the nearest pixel."""
     # In float32 as TensorFlow does, so that borderline pixels fall the same way.
     scale = np.float32(source) / np.float32(target)
     where = np.floor((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale)
     rows = np.minimum(where, source - 1).astype(int)
-    return np.eye(source, dtype=np.float32)[rows]
+    return np.eye(source)[rows]
+
+
+def _resize_by(matrix, x, size):
+    source, target = tuple(x.shape[1:3]), tuple(size)
+    return x if source == target else _jit_resize(x, source, target, matrix)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _resize(x, source, target, matrix):
     rows, columns = (matrix(s, t) for s, t in zip(source, target, strict=True))
-    return _apply(x, rows, columns)
+
+    def separable(x):
+        y = x.astype(sum_type(x.dtype))
+        # Columns first leaves the wide product, or the fused pass, for the end.
+        y = _map_axis(y, 2, columns)
+        return _map_axis(y, 1, rows).astype(x.dtype)
+
+    return lax.platform_dependent(
+        x, tpu=functools.partial(_products, rows, columns), default=separable
+    )
 
 
 def _forward(x, source, target, matrix):
@@ -80,60 +98,96 @@ def _forward(x, source, target, matrix):
 
 
 def _backward(source, target, matrix, _, g):
-    rows, columns = (matrix(s, t).T for s, t in zip(source, target, strict=True))
-    return (_apply(g, rows, columns),)
+    rows, columns = (matrix(s, t) for s, t in zip(source, target, strict=True))
+
+    def separable(g):
+        y = g.astype(sum_type(g.dtype))
+        y = _map_axis_adjoint(y, 1, rows)
+        return _map_axis_adjoint(y, 2, columns).astype(g.dtype)
+
+    return (
+        lax.platform_dependent(
+            g, tpu=functools.partial(_products, rows.T, columns.T), default=separable
+        ),
+    )
 
 
 _resize.defvjp(_forward, _backward)
 _jit_resize = jax.jit(_resize, static_argnums=(1, 2, 3))
 
 
-def _apply(x, rows, columns):
+def _products(rows, columns, x):
     """Multiplies the rows and columns of x `[n,h,w,c]` by `[H,h]` and `[W,w]`."""
-    # Matrix units make the dense product the fastest on TPU; elsewhere the zeros of
-    # the matrices, nearly all of them, are better left out.
-    return lax.platform_dependent(
-        x,
-        tpu=functools.partial(_dense, rows=rows, columns=columns),
-        default=functools.partial(_sparse, rows=rows, columns=columns),
-    )
-
-
-def _dense(x, *, rows, columns):
     return jnp.einsum(
         "Hh,nhwc,Ww->nHWc",
         rows.astype(x.dtype),
         x,
         columns.astype(x.dtype),
-        preferred_element_type=jnp.float32,
+        precision="highest",  # A TPU would round float32 logits to bfloat16.
+        preferred_element_type=sum_type(x.dtype),
     ).astype(x.dtype)
 
 
-# Beyond so many terms a row, sums of slices are long programs and no longer faster.
-_MAX_TERMS = 32
+def _map_axis(x, axis, matrix):
+    """Multiplies one axis of x by `[target, source]`."""
+    weights = _neighbour_weights(matrix)
+    if weights is None:
+        return _product(x, axis, matrix)
+    shape = list(x.shape)
+    shape[axis] = len(matrix)
+    spread = [-1 if d == axis + 1 else 1 for d in range(x.ndim + 1)]
+    out = sum(
+        jnp.expand_dims(x, axis + 1) * weight.reshape(spread).astype(x.dtype)
+        for x, weight in zip(_neighbours(x, axis), weights, strict=True)
+        if weight.any()
+    )
+    return out.reshape(shape)
 
 
-def _sparse(x, *, rows, columns):
-    dtype, x = x.dtype, x.astype(jnp.float32)
-    for axis, matrix in ((1, rows), (2, columns)):
-        indices, weights = _nonzeros(matrix)
-        if len(indices) > _MAX_TERMS:
-            x = jnp.moveaxis(jnp.tensordot(x, matrix, ((axis,), (1,))), -1, axis)
-        else:
-            shape = [-1 if d == axis else 1 for d in range(4)]
-            x = sum(
-                jnp.take(x, index, axis, mode="clip") * weight.reshape(shape)
-                for index, weight in zip(indices, weights, strict=True)
-            )
-            # Otherwise the first axis is computed again for every term of the second.
-            x = lax.optimization_barrier(x)
-    return x.astype(dtype)
+def _map_axis_adjoint(g, axis, matrix):
+    """Multiplies one axis of g by the transpose of `[target, source]`."""
+    weights = _neighbour_weights(matrix)
+    if weights is None:
+        return _product(g, axis, matrix.T)
+    source = matrix.shape[1]
+    blocks = g.reshape(*g.shape[:axis], source, -1, *g.shape[axis + 1 :])
+    shares = jnp.moveaxis(_product(blocks, axis + 1, weights), axis + 1, 0)
+    seen = jax.ShapeDtypeStruct(shares.shape[1:], shares.dtype)
+    return jax.linear_transpose(lambda x: _neighbours(x, axis), seen)(list(shares))[0]
 
 
-def _nonzeros(matrix):
-    """The matrix as (indices, weights), each `[terms, rows]`, padded with weight 0."""
-    terms = max(int((matrix != 0).sum(1).max()), 1)
-    # A stable sort keeps the columns of the nonzeros in order.
-    indices = np.argsort(matrix == 0, axis=1, kind="stable")[:, :terms]
-    weights = np.take_along_axis(matrix, indices, axis=1)
-    return indices.T.astype(np.int32), weights.T
+def _neighbour_weights(matrix):
+    """`[3, S]` weights of the pixel before, the pixel itself and the one after.
+
+    None unless the matrix enlarges by a whole factor S with these weights for every
+    pixel, the first and last repeated beyond the edge.
+    """
+    target, source = matrix.shape
+    if source < 3 or target % source:
+        return None
+    scale = target // source
+    weights = matrix[scale : 2 * scale, :3]
+    pixels, phases = np.divmod(np.arange(target), scale)
+    repeated = np.zeros_like(matrix)
+    for move in (-1, 0, 1):
+        columns = np.clip(pixels + move, 0, source - 1)
+        np.add.at(repeated, (np.arange(target), columns), weights[phases, move + 1])
+    return weights.T if np.allclose(repeated, matrix, rtol=0, atol=1e-6) else None
+
+
+def _neighbours(x, axis):
+    """x moved by one pixel, x itself, and x moved by one pixel the other way."""
+    size = x.shape[axis]
+    first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))
+    before = jnp.concatenate([first, lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
+    after = jnp.concatenate([lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+    return [before, x, after]
+
+
+def _product(x, axis, matrix):
+    """Multiplies one axis of x by `[target, source]`, the axes before it as a batch."""
+    batch, rest = x.shape[:axis], x.shape[axis + 1 :]
+    matrices = jnp.broadcast_to(matrix.astype(x.dtype), (*batch, *matrix.shape))
+    rows = x.reshape(*batch, x.shape[axis], -1)
+    out = jnp.matmul(matrices, rows, precision="highest")
+    return out.reshape(*batch, len(matrix), *rest)

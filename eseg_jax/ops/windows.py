@@ -66,6 +66,11 @@ def tap(padded: jax.Array, start: Pair, size: Pair, strides: Pair) -> jax.Array:
     return lax.slice(padded, (0, y, x, 0), (n, *stop, c), (1, sy, sx, 1))
 
 
+def sum_type(dtype: jnp.dtype) -> jnp.dtype:
+    """The type sums of many values of `dtype` are kept in: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def collect(
     term: Callable[..., jax.Array],
     values: Sequence[jax.Array],
@@ -82,16 +87,17 @@ def collect(
     slices, with no work on the zeros between the pixels of a dilated gradient.
 
     Args:
-      term: (i, j, *slices) -> float32 array of the shape of a slice, the share of
-        tap (i, j); must be 0 where the slices are 0.
-      values: arrays `[n,h',w',c]` over the windows' outputs.
+      term: (i, j, *slices) -> the share of tap (i, j), in the type of the sum; must
+        be 0 where the slices are 0.
+      values: arrays `[n,h',w',c]` over the windows' outputs; the first is a gradient.
       size: (h, w) of the input.
       window, strides, pads, dilation: of the forward window.
 
     Returns:
-      float32 `[n,h,w,c]`.
+      `[n,h,w,c]`, in the `sum_type` of the gradient.
     """
     n, *out, c = values[0].shape
+    zeros_type = sum_type(values[0].dtype)
     # How many windows back from its own a pixel is still held; the pixels of a phase.
     reach = [
         (k - 1) * d // s for k, d, s in zip(window, dilation, strides, strict=True)
@@ -104,7 +110,7 @@ def collect(
     padded = [pad(value, around) for value in values]
 
     def phase(a, b):
-        total = jnp.zeros((n, *count, c), jnp.float32)
+        total = jnp.zeros((n, *count, c), zeros_type)
         for i in range(window[0]):
             for j in range(window[1]):
                 (y, dy), (x, dx) = (

@@ -1,0 +1,97 @@
+"""The dense convolution against the library's form and sums done by hand."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import op_checks
+import pytest
+
+from eseg_jax.ops.conv import conv, conv_reference
+
+# Image, kernel, options: each of the forms, and the edges of each.
+CASES = {
+    "pointwise": ((2, 5, 7, 3), (1, 1, 3, 4), {}),
+    "pointwise to fewer": ((2, 5, 7, 4), (1, 1, 4, 3), {}),
+    "pointwise, stride": ((2, 5, 8, 3), (1, 1, 3, 4), {"strides": (2, 2)}),
+    "pointwise, padding": (
+        (2, 5, 8, 3),
+        (1, 1, 3, 4),
+        {"strides": (2, 1), "padding": ((1, 0), (0, 2))},
+    ),
+    "stem, even": ((2, 8, 6, 3), (3, 3, 3, 4), {"strides": (2, 2)}),
+    "stem, odd": ((2, 7, 5, 3), (3, 3, 3, 4), {"strides": (2, 2)}),
+    "stem, pixel": ((1, 1, 1, 3), (3, 3, 3, 4), {"strides": (2, 2)}),
+    "stem, PyTorch": (
+        (2, 8, 7, 3),
+        (3, 3, 3, 4),
+        {"strides": (2, 2), "padding": ((1, 1), (1, 1))},
+    ),
+    "stem, unpadded": (
+        (2, 8, 9, 3),
+        (3, 3, 3, 4),
+        {"strides": (2, 2), "padding": ((0, 0), (0, 0))},
+    ),
+    "dense": (
+        (2, 9, 8, 5),
+        (3, 5, 5, 6),
+        {"strides": (2, 1), "dilation": (1, 2)},
+    ),
+}
+
+
+def make(case):
+    image, kernel, options = CASES[case]
+    inputs = op_checks.normal(*image), op_checks.normal(*kernel)
+    return inputs, functools.partial(conv, **options), options
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference(case):
+    inputs, function, options = make(case)
+    reference = functools.partial(conv_reference, **options)
+    op_checks.check_reference(function, reference, *inputs)
+
+
+def test_values():
+    x = jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1) * jnp.ones((1, 1, 1, 3))
+    total = conv(x, jnp.ones((3, 3, 3, 1)), strides=(2, 2))
+    # SAME pads an even size below and on the right: the window holds all pixels.
+    np.testing.assert_array_equal(total, [[[[30.0]]]])
+    pixels = conv(x, jnp.ones((1, 1, 3, 1)), strides=(2, 1))
+    np.testing.assert_array_equal(pixels[0, :, :, 0], [[3.0, 6.0]])
+
+
+@pytest.mark.parametrize("case", ["pointwise", "stem, odd"])
+def test_vmap(case):
+    inputs, function, _ = make(case)
+    op_checks.check_vmap(function, *inputs)
+
+
+@pytest.mark.parametrize("case", ["pointwise", "stem, odd", "dense"])
+def test_bfloat16(case):
+    inputs, function, _ = make(case)
+    op_checks.check_bfloat16(function, *inputs)
+
+
+@pytest.mark.parametrize("case", ["pointwise", "pointwise to fewer", "stem, odd"])
+def test_sharded(mesh, case):
+    (x, kernel), function, _ = make(case)
+    op_checks.check_sharded(mesh, function, jnp.concatenate([x, x - 1]), kernel)
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("case", ["pointwise", "stem, even"])
+def test_tpu(monkeypatch, case):
+    (x, kernel), function, _ = make(case)
+    op_checks.check_tpu(monkeypatch, function, jnp.concatenate([x, x]), kernel)
+
+
+def test_wrong_kernel():
+    with pytest.raises(ValueError, match=r"the kernel must be \[kh, kw, 3, out\]"):
+        conv(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 4, 8)))
+
+
+def test_unknown_padding():
+    with pytest.raises(ValueError, match='padding is "VALID"; give "SAME" or'):
+        conv(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 8)), padding="VALID")
