@@ -140,17 +140,19 @@ def _shifted_backward(x, kernel, g, *, strides, pads, dilation, reduce):
         dilation,
     )
     taps = [start for start, _ in _taps(kernel, dilation)]
-    kernel_grad = reduce(x.astype(dtype), g.astype(dtype), taps, strides, pads)
-    kernel_grad = kernel_grad.reshape(kernel.shape)
+    kernel_grad = reduce(x, g, taps, strides, pads).reshape(kernel.shape)
     return x_grad.astype(x.dtype), kernel_grad.astype(kernel.dtype)
 
 
 def _sum_taps(x, g, taps, strides, pads):
     """Kernel gradient `[taps,c]`, one reduction a tap."""
-    padded = pad(x, pads)
-    return jnp.stack(
-        [jnp.sum(tap(padded, t, g.shape[1:3], strides) * g, (0, 1, 2)) for t in taps]
-    )
+    padded, dtype = pad(x, pads), sum_type(x.dtype)
+
+    def product(start):
+        seen = tap(padded, start, g.shape[1:3], strides)
+        return seen.astype(dtype) * g.astype(dtype)
+
+    return jnp.stack([jnp.sum(product(start), (0, 1, 2)) for start in taps])
 
 
 # XLA's CPU compiler unrolls a reduction this long, and then vectorises over channels.
@@ -174,14 +176,17 @@ def _sum_in_chunks(x, g, taps, strides, pads):
     padded = pad(x, ((top, bottom), (left, right + extra * strides[1])))
     g = pad(g, ((0, 0), (0, extra)))
 
+    dtype = sum_type(x.dtype)
+
     def product(start):
         seen = tap(padded, start, g.shape[1:3], strides)
-        return (seen * g).reshape(n, height, runs, length, c)
+        values = seen.astype(dtype) * g.astype(dtype)
+        return values.reshape(n, height, runs, length, c)
 
     sums = []
     for first in range(0, len(taps), _SUMS):
         products = [product(start) for start in taps[first : first + _SUMS]]
-        zeros = [jnp.zeros((), g.dtype)] * len(products)
+        zeros = [jnp.zeros((), dtype)] * len(products)
         sums += lax.reduce(products, zeros, _add_each, (3,))
     return jnp.sum(jnp.stack(sums), (1, 2, 3))
 

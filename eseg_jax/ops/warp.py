@@ -238,38 +238,44 @@ def _d_fractions(products, up, left):
 def _backward_loop(features, row, column, up, left, cotangent):
     """`_backward_scatter` as a loop over points that adds to the map in place.
 
-    XLA's scatter on CPU takes about four times as long as this loop.
+    On a CPU a quarter of the time of XLA's scatter.
     """
-    n, _, _, c = features.shape
+    n, h, w, c = features.shape
     wide = jnp.promote_types(features.dtype, up.dtype)
     # A float32 map even for bfloat16 features, which would be converted at each step.
     padded = jnp.pad(features.astype(wide), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = padded.reshape(n * (h + 2), w + 2, c)
+    image = jnp.arange(n, dtype=jnp.int32).reshape(n, 1, 1)
+    rows = (image * (h + 2) + row + 1).reshape(-1)
+    columns = (column + 1).reshape(-1)
+    weights = jnp.stack(_weights(up, left), axis=-1).reshape(-1, 2, 2, 1)
     cotangents = cotangent.astype(wide).reshape(-1, c)
-    rows, columns, ups, lefts = (x.reshape(-1) for x in (row, column, up, left))
-    # int32 indices also where x64 is on: a slice takes one type.
-    points, zero = jnp.int32(rows.size // n), jnp.int32(0)
+    zero = jnp.int32(0)  # int32 even where x64 is on: a slice takes one type
 
     def body(i, carry):
-        d_padded, d_fractions = carry
-        start, size = (i // points, rows[i] + 1, columns[i] + 1, zero), (1, 2, 2, c)
-        up, left, cotangent = ups[i], lefts[i], cotangents[i]
-        taps = lax.dynamic_slice(padded, start, size).reshape(4, c)
-        products = jnp.sum(taps * cotangent[None], axis=-1)
-        gradients = jnp.stack(_d_fractions(products, up, left))
-        weights = jnp.stack(_weights(up, left)).reshape(1, 2, 2, 1)
-        before = lax.dynamic_slice(d_padded, start, size)
-        after = before + weights * cotangent.reshape(1, 1, 1, c)
+        d_padded, products = carry
+        cotangent, corner = cotangents[i], (rows[i], columns[i], zero)
+        taps = lax.dynamic_slice(padded, corner, (2, 2, c)).reshape(4, c)
+        product = _sum_last(taps * cotangent[None])
+        before = lax.dynamic_slice(d_padded, corner, (2, 2, c))
+        after = before + weights[i] * cotangent.reshape(1, 1, c)
         return (
-            lax.dynamic_update_slice(d_padded, after, start),
-            lax.dynamic_update_slice(d_fractions, gradients[None], (i, zero)),
+            lax.dynamic_update_slice(d_padded, after, corner),
+            lax.dynamic_update_slice(products, product[None], (i, zero)),
         )
 
-    zeros = jnp.zeros_like(padded), jnp.zeros((rows.size, 2), wide)
-    d_padded, d_fractions = lax.fori_loop(
-        jnp.int32(0), jnp.int32(rows.size), body, zeros
-    )
-    d_up, d_left = (d_fractions[:, k].reshape(row.shape) for k in (0, 1))
-    return d_padded[:, 1:-1, 1:-1], d_up, d_left
+    zeros = jnp.zeros_like(padded), jnp.zeros((rows.size, 4), wide)
+    d_padded, products = lax.fori_loop(zero, jnp.int32(rows.size), body, zeros)
+    d_features = d_padded.reshape(n, h + 2, w + 2, c)[:, 1:-1, 1:-1]
+    products = [products[:, tap].reshape(row.shape) for tap in range(4)]
+    return d_features, *_d_fractions(products, up, left)
+
+
+def _sum_last(x):
+    """Sums the last axis, by halves first: XLA's own sum on CPU takes one by one."""
+    while x.shape[-1] > 16 and x.shape[-1] % 2 == 0:
+        x = sum(jnp.split(x, 2, axis=-1))
+    return jnp.sum(x, axis=-1)
 
 
 def _per_device(function, batch):
