@@ -20,8 +20,7 @@ ROWS = [
     {"ops", "rng", "trees", "config"},
 ]
 # Rooms of several files at the top of the package.
-SAME_ROOM = {"report": "reporting", "panels": "reporting", "charts": "reporting"}
-SAME_ROOM |= {"run_files": "reporting"}
+SAME_ROOM = {"report": "reporting"}
 # The loop evaluates; a row may not import itself otherwise.
 ALSO = {("train", "evaluate")}
 # Narrower than its row: no model, no state, nothing that needs flax or optax.
