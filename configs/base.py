@@ -66,9 +66,10 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     config.ema_decay = 0.9998  # as EfficientDet
     config.loss = ConfigDict(
         {
-            # Online hard example mining as HRNet's; a threshold of 0 turns it off.
+            # Online hard example mining; a threshold of 0 turns it off.
             "ohem_threshold": 0.9,
             "ohem_min_kept_fraction": 0.125,
+            "ohem_rule": "hrnet",  # or "sfnet": at the threshold, see losses.ohem_mask
             "class_weights": (),
             "aux_weight": 1.0,  # of each training head, where the network has some
         }

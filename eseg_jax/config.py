@@ -90,6 +90,12 @@ def validate(config: ConfigDict) -> None:
         "is a share of the pixels in (0, 1]",
     )
     check(
+        loss.ohem_rule in ("hrnet", "sfnet"),
+        "loss.ohem_rule",
+        loss.ohem_rule,
+        "must be hrnet or sfnet",
+    )
+    check(
         config.eval.batch_size >= 1,
         "eval.batch_size",
         config.eval.batch_size,

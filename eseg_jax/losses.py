@@ -5,7 +5,7 @@ gather and contributes neither value nor gradient. Everything here is elementwis
 or a sum, so a batch sharded over devices needs scalar all-reduces only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,8 +45,8 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     `mask` may also be non-negative weights: sum(weight * value) / sum(weight).
     """
     weights = mask.astype(jnp.float32)
-    total = jnp.sum(weights)
-    return jnp.sum(values * weights) / jnp.where(total > 0, total, 1.0)
+    total = _sum(weights)
+    return _sum(values * weights) / jnp.where(total > 0, total, 1.0)
 
 
 def kth_smallest(values: jax.Array, k: int | jax.Array) -> jax.Array:
@@ -79,29 +79,33 @@ def ohem_mask(
     *,
     threshold: float,
     min_kept_fraction: float,
+    rule: str = "hrnet",
 ) -> jax.Array:
-    """The hard pixels of online hard example mining (ESeg §7, the rule of HRNet).
+    """The hard pixels of online hard example mining.
 
     With p the softmax probability of the true class on the valid pixels in
     ascending order and min_kept = int(min_kept_fraction * all pixels), keeps
 
-        p < max(threshold, p[min(min_kept, valid pixels - 1)])
+        p < max(threshold, p[min(min_kept, valid pixels - 1)])    "hrnet"
+        p <= max(threshold, p[min(min_kept, valid pixels) - 1])   "sfnet"
 
-    strictly, so the pixel at the threshold is dropped. HRNet chooses within each
-    device's batch; our choice is the global batch, so that the loss does not depend
-    on the number of devices.
+    HRNet's (ESeg §4.2) drops the pixel at the threshold, the code of SFNet's authors
+    keeps it, and every valid pixel where there are no more than min_kept. Both choose
+    within each device's batch; our choice is the global batch, so that the loss does
+    not depend on the number of devices.
 
     Args:
       logits: float `[n,h,w,c]`.
       labels: integer `[n,h,w]`; outside 0..c-1 is ignored.
       threshold: pixels less certain than this are always kept.
       min_kept_fraction: of all pixels of the batch, ignored ones included.
+      rule: "hrnet" or "sfnet".
 
     Returns:
       bool `[n,h,w]`, without gradient.
     """
     values, valid = cross_entropy(logits, labels)
-    return _hard_pixels(values, valid, threshold, min_kept_fraction)
+    return _hard_pixels(values, valid, threshold, min_kept_fraction, rule)
 
 
 def segmentation_loss(
@@ -111,11 +115,12 @@ def segmentation_loss(
     ohem: Mapping[str, float] | None = None,
     class_weights: Sequence[float] | None = None,
     aux_weights: Mapping[str, float] | tuple[()] = (),
+    resize: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_bilinear,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The training loss: cross-entropy at label size plus deep supervision.
 
-    loss = main + sum over aux_weights of weight * aux. Each output is resized
-    (bilinear, half-pixel centres) and selects its own hard pixels (SFNet §4.2).
+    loss = main + sum over aux_weights of weight * aux. Each output is resized and
+    selects its own hard pixels (SFNet §4.1).
 
     Args:
       outputs: {"logits": float `[n,h/s,w/s,c]`, "aux": {name: logits}}.
@@ -125,6 +130,7 @@ def segmentation_loss(
         divided by the sum of the weights as `torch.nn.CrossEntropyLoss` does (HRNet
         divides by the number of pixels).
       aux_weights: weight of each auxiliary output; those without one are left out.
+      resize: enlarges logits to (h, w), from `models.enlarge`.
 
     Returns:
       The loss, float32 scalar, 0 when every pixel is ignored; and its parts by name:
@@ -140,7 +146,7 @@ def segmentation_loss(
         )
 
     def output_loss(logits):
-        logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:3])
+        logits = resize(logits.astype(jnp.float32), labels.shape[1:3])
         values, valid = cross_entropy(logits, labels)
         kept = valid if ohem is None else _hard_pixels(values, valid, **ohem)
         weights = kept.astype(jnp.float32)
@@ -158,6 +164,11 @@ def segmentation_loss(
     return loss, parts
 
 
+def _sum(x: jax.Array) -> jax.Array:
+    # Row by row: a CPU adds a small array up one by one and loses digits by it.
+    return jnp.sum(lax.optimization_barrier(jnp.sum(x, axis=-1)))
+
+
 def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
     """values[..., labels], 0 where the label is none of the classes.
 
@@ -170,19 +181,25 @@ def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _hard_pixels(
-    values: jax.Array, valid: jax.Array, threshold: float, min_kept_fraction: float
+    values: jax.Array,
+    valid: jax.Array,
+    threshold: float,
+    min_kept_fraction: float,
+    rule: str = "hrnet",
 ) -> jax.Array:
     # The cross-entropy is -log p of the true class: no second softmax.
     p = jnp.where(valid, jnp.exp(-lax.stop_gradient(values)), _IGNORED_P)
     min_kept = int(min_kept_fraction * values.size)
-    k = jnp.minimum(min_kept, jnp.sum(valid, dtype=jnp.int32) - 1)
+    count = jnp.sum(valid, dtype=jnp.int32)
+    inclusive = rule == "sfnet"
+    k = jnp.minimum(min_kept - inclusive, count - 1)
     # Early in training most pixels are below the threshold: p[k] is not needed.
     threshold = lax.cond(
         jnp.sum(p < threshold, dtype=jnp.int32) > k,
         lambda: jnp.float32(threshold),
         lambda: jnp.maximum(jnp.float32(threshold), kth_smallest(p, k)),
     )
-    return valid & (p < threshold)
+    return valid & ((p <= threshold) if inclusive else (p < threshold))
 
 
 def _weight_of_labels(

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eseg_jax import rng
+from eseg_jax import models, rng
 from eseg_jax.metrics import confusion_matrix
-from eseg_jax.ops.resize import resize_bilinear
 from eseg_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -134,7 +133,7 @@ def make_predict_step(model, *, mean, std) -> Callable[[Mapping, jax.Array], jax
 
     def predict_step(variables, images):
         outputs = model.apply(variables, normalise(images, mean, std), train=False)
-        return resize_bilinear(outputs["logits"], images.shape[1:3])
+        return models.enlarge(model)(outputs["logits"], images.shape[1:3])
 
     return predict_step
 

@@ -94,6 +94,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     ohem = {
         "threshold": config.loss.ohem_threshold,
         "min_kept_fraction": config.loss.ohem_min_kept_fraction,
+        "rule": config.loss.ohem_rule,
     }
 
     def loss(outputs, labels):
@@ -103,6 +104,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             ohem=ohem if config.loss.ohem_threshold > 0 else None,
             class_weights=config.loss.class_weights,
             aux_weights=dict.fromkeys(outputs["aux"], config.loss.aux_weight),
+            resize=models.enlarge(model),
         )
 
     train_step = steps.make_train_step(

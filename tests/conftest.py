@@ -29,6 +29,17 @@ def real_data() -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def fixtures() -> pathlib.Path:
+    """Folder with sfnet/ and warp/; skips the test without it."""
+    path = pathlib.Path(
+        os.environ.get("ESEG_JAX_TEST_FIXTURES", _ROOT.parent / "shared" / "fixtures")
+    )
+    if not path.is_dir():
+        pytest.skip(f"no fixtures in {path}; ESEG_JAX_TEST_FIXTURES names their folder")
+    return path
+
+
 @pytest.fixture(autouse=True)
 def full_optimisation_for_tpu(request):
     """Compiles the programs of tpu_aot tests as a TPU would get them."""

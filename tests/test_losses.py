@@ -153,6 +153,46 @@ def test_ohem_equals_the_rule_of_hrnet(threshold):
     assert 0 < mask.sum() < valid.sum()
 
 
+@pytest.mark.parametrize(("min_kept", "kept"), [(2, 2), (3, 3), (9, 3)])
+def test_sfnets_rule_keeps_the_threshold_and_all_of_few_pixels(min_kept, kept):
+    logits, labels = row(0.1, 0.2, 0.3), jnp.zeros((1, 1, 3), jnp.int32)
+    mask = ohem_mask(
+        logits,
+        labels,
+        threshold=0.05,
+        min_kept_fraction=min_kept / 3,
+        rule="sfnet",
+    )
+    assert mask.sum() == kept
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_sfnets_rule_equals_its_code(fixtures, case):
+    data = np.load(fixtures / "sfnet" / "ohem_cases.npz")
+    logits, target, loss, gradient, kept, config = (
+        data[f"c{case}_{name}"]
+        for name in ("logits", "target", "loss", "grad", "nkept", "cfg")
+    )
+    threshold, min_kept, ignored = config
+    ohem = {
+        "threshold": threshold,
+        # Half a pixel more, so that no rounding takes one away.
+        "min_kept_fraction": (min_kept + 0.5) / target.size,
+        "rule": "sfnet",
+    }
+    labels = jnp.asarray(np.where(target == ignored, 255, target).astype(np.uint8))
+    logits = jnp.asarray(np.moveaxis(logits, 1, -1))
+
+    def criterion(logits):
+        outputs = {"logits": logits, "aux": {}}
+        return segmentation_loss(outputs, labels, ohem=ohem)[0]
+
+    assert ohem_mask(logits, labels, **ohem).sum() == kept
+    value, grad = jax.value_and_grad(criterion)(logits)
+    np.testing.assert_allclose(value, loss, atol=2e-6)
+    np.testing.assert_allclose(grad, np.moveaxis(gradient, 1, -1), atol=4e-7)
+
+
 # ---------------------------------------------------------------- segmentation_loss
 
 OHEM = {"threshold": 0.9, "min_kept_fraction": 0.25}

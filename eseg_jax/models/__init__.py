@@ -1,4 +1,4 @@
-"""The networks by name: `create`, `names`, `info`."""
+"""The networks by name: `create`, `names`, `info`, `enlarge`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from eseg_jax.models import dfanet, eseg, frfnet, sfnet
 from eseg_jax.models.info import Info
+from eseg_jax.ops.resize import resize_bilinear
 
 _FAMILIES = (eseg, dfanet, frfnet, sfnet)
 
@@ -54,6 +55,14 @@ def create(
     return family.create(
         dataclasses.replace(variant, **overrides), num_classes, jnp.dtype(dtype)
     )
+
+
+def enlarge(model: nn.Module):
+    """The function (logits, (h, w)) -> logits that a network's predictions stand for.
+
+    Bilinear with half-pixel centres, but for networks whose authors align corners.
+    """
+    return getattr(model, "enlarge", resize_bilinear)
 
 
 def _family(name: str):

@@ -243,9 +243,7 @@ class SFNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict:
         variant, style, width = self.variant, self.style, self.variant.features
-        resize = (
-            resize_align_corners if variant.resize_align_corners else resize_bilinear
-        )
+        resize = _resize(variant)
 
         def note(name: str, x: jax.Array) -> jax.Array:
             self.sow("intermediates", name, x)
@@ -298,6 +296,10 @@ class SFNet(nn.Module):
         x = ConvBN(width, style, 3, activation=nn.relu, name="conv_last")(x, train)
         logits = note("logits_low", classifier(self.num_classes, style)(x))
         return {"logits": logits, "aux": aux if train else {}}
+
+    def enlarge(self, logits: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Logits at another (h, w), with the alignment of the network's own resizes."""
+        return _resize(self.variant)(logits, size)
 
     def extra_flops(self, module: nn.Module, inputs: tuple, output: jax.Array) -> float:
         """FLOPs that the paper counts beside multiply-adds, for one module's call.
@@ -397,6 +399,10 @@ class SupervisionHead(nn.Module):
             name="conv",
         )(x, train)
         return classifier(self.num_classes, self.style)(_dropout(x, train))
+
+
+def _resize(variant: Variant) -> Resize:
+    return resize_align_corners if variant.resize_align_corners else resize_bilinear
 
 
 def identity_grid(height: int, width: int) -> np.ndarray:

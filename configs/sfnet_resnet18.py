@@ -1,0 +1,44 @@
+"""SFNet with ResNet-18: features warped along a learnt flow (SFNet §3).
+
+    python -m eseg_jax.main --config=configs/sfnet_resnet18.py --workdir=DIR
+    python -m eseg_jax.main --config=configs/sfnet_resnet18.py:scenes --workdir=DIR
+
+The recipe of §4.1: SGD, poly 0.9 from 0.01, weight decay 5e-4, 50,000 steps of 16 crops
+of 1024x1024, scales 0.75 to 2, a loss on every level, each on its hardest 10 % of the
+pixels. The paper starts from ImageNet weights (config.init_from) and reports 78.3 and
+78.7 % mIoU on the Cityscapes validation set for this one network (Tables 1c, 6) and
+78.9 on test (Table 3). Others who used the released code without the authors' ImageNet
+weights report 73 to 77. Not reproduced here yet. Our choices where the paper is silent:
+a threshold of 0.7 beside the 10 %, as the authors' first code, and no averaged weights.
+"""
+
+from configs import base
+
+
+def get_config(dataset: str = "cityscapes"):
+    return recipe("sfnet_resnet18", dataset)
+
+
+def recipe(name: str, dataset: str):
+    """The paper's recipe for one of SFNet's variants."""
+    config = base.get_config(dataset)
+    config.model.name = name
+    config.model.options = {}
+    config.optimizer.update(
+        learning_rate=0.01,
+        schedule="poly",
+        warmup_steps=0,
+        weight_decay=5e-4,
+        weight_decay_on=".*",  # one group of parameters, as the authors' code
+        clip_norm=0.0,
+    )
+    config.loss.update(
+        ohem_threshold=0.7, ohem_min_kept_fraction=0.1, ohem_rule="sfnet"
+    )
+    if dataset == "cityscapes":
+        config.input.update(crop=(1024, 1024), scale=(0.75, 2.0))
+        config.total_steps = 50_000
+        config.eval.weights = "raw"
+    else:  # from scratch and short: a larger rate, and averaged weights (our choice)
+        config.optimizer.update(learning_rate=0.05, clip_norm=10.0, warmup_steps=50)
+    return config
