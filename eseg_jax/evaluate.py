@@ -66,7 +66,9 @@ def evaluate_split(
     )
     for batch in batches:
         arrays = {name: batch[name] for name in ("image", "label")}
-        counts, predictions = eval_step(variables, sharding.put_batch(arrays, mesh))
+        arrays = sharding.put_batch(arrays, mesh)
+        with jax.set_mesh(mesh):
+            counts, predictions = eval_step(variables, arrays)
         rows = np.flatnonzero(batch["mask"])
         room = config.eval.images - len(samples["id"])
         rows = rows[(seen + rows) % apart == 0][:room]

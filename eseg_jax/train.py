@@ -118,7 +118,8 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         accumulate_steps=config.accumulate_steps,
     )
     batch_shape = (config.input.batch_size, *config.input.crop)
-    with reporter.section("compile"):
+    # An operation that XLA cannot split by itself learns the mesh from the context.
+    with reporter.section("compile"), jax.set_mesh(mesh):
         train_step = (
             jax.jit(
                 train_step,

@@ -1,13 +1,19 @@
 """Meshes, placement of batches, and what the compiled step says to other devices."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from jax.experimental import topologies
 
 from eseg_jax import evaluate, losses, optimizer, rng, sharding, state, steps
+from eseg_jax.models import sfnet
+from eseg_jax.models.backbones import dfnet
+from eseg_jax.models.layers import PYTORCH
 
 
 def test_minus_one_takes_the_remaining_devices():
@@ -34,26 +40,25 @@ def test_put_and_get_rows(mesh):
     np.testing.assert_array_equal(sharding.local_rows(whole), rows)
 
 
-def _run(config, devices, count=3):
-    """Losses and final state of a few steps on some devices, and the HLO text."""
-    mesh = sharding.make_mesh({"data": -1}, devices)
+def _compile(model, batch, mesh):
+    """The initialiser of a train state and the compiled train step."""
     whole, split = sharding.replicated(mesh), sharding.batched(mesh)
-    model = evaluate.create_model(config, 19)
+    config = tiny.get_config()
     tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
-    init = jax.jit(
-        lambda: state.init_state(model, tx, rng.stream(0, "init", 0)),
-        out_shardings=whole,
-    )
+
+    def init():
+        return state.init_state(model, tx, rng.stream(0, "init", 0))
+
+    def loss(outputs, labels):
+        return losses.segmentation_loss(
+            outputs,
+            labels,
+            ohem={"threshold": 0.9, "min_kept_fraction": 0.125},
+            aux_weights=dict.fromkeys(outputs["aux"], 0.4),
+        )
+
     step = steps.make_train_step(
-        model,
-        tx,
-        lambda outputs, labels: losses.segmentation_loss(
-            outputs, labels, ohem={"threshold": 0.9, "min_kept_fraction": 0.125}
-        ),
-        mean=(120.0,) * 3,
-        std=(60.0,) * 3,
-        seed=0,
-        ema_decay=0.99,
+        model, tx, loss, mean=(120.0,) * 3, std=(60.0,) * 3, seed=0, ema_decay=0.99
     )
     step = jax.jit(
         step,
@@ -61,19 +66,37 @@ def _run(config, devices, count=3):
         out_shardings=(whole, whole),
         donate_argnums=0,
     )
+    with jax.set_mesh(mesh):
+        compiled = step.lower(jax.eval_shape(init), batch).compile()
+    return jax.jit(init, out_shardings=whole), compiled
+
+
+def _run(config, devices, count=3):
+    """Losses and final state of a few steps on some devices, and the HLO text."""
+    mesh = sharding.make_mesh({"data": -1}, devices)
     draw = np.random.default_rng(0)
     batch = {
         "image": draw.integers(0, 256, (4, 48, 48, 3)).astype(np.uint8),
         "label": draw.integers(0, 19, (4, 48, 48)).astype(np.uint8),
     }
     batch["label"][0] = 255  # devices with different numbers of valid pixels
+    init, compiled = _compile(evaluate.create_model(config, 19), batch, mesh)
     train_state, values = init(), []
     batch = sharding.put_batch(batch, mesh)
-    compiled = step.lower(train_state, batch).compile()
     for _ in range(count):
         train_state, scalars = compiled(train_state, batch)
         values.append(float(scalars["loss"]))
     return values, jax.device_get(train_state), compiled.as_text()
+
+
+def _collectives(hlo):
+    return set(
+        re.findall(
+            r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
+            r"(?:-start)?\(",
+            hlo,
+        )
+    )
 
 
 def test_four_devices_equal_one(tiny_config):
@@ -86,14 +109,37 @@ def test_four_devices_equal_one(tiny_config):
         strict=True,
     ):
         np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
-    collectives = set(
-        re.findall(
-            r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
-            r"(?:-start)?\(",
-            hlo,
-        )
+    assert _collectives(hlo) == {"all-reduce"}
+
+
+@pytest.mark.parametrize(
+    "platform", ["cpu", pytest.param("tpu", marks=pytest.mark.tpu_aot)]
+)
+def test_sfnet_gathers_no_batch(platform, mesh, monkeypatch):
+    """Its warps are loops and kernels, which XLA cannot split by itself."""
+    if platform == "tpu":
+        monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+        monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+        mesh = sharding.make_mesh({"data": -1}, topology.devices)
+    dtype = jnp.dtype("bfloat16" if platform == "tpu" else "float32")
+    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    taps = [dfnet.Stage(tap, 1, 8, 2, tap) for tap in ("x3", "x4", "x5")]
+    model = sfnet.SFNet(
+        5,
+        dfnet.DFNet(tuple(taps), style),
+        sfnet.Variant(
+            "df1", 128, fam_levels=(0,), context="none", deep_supervision=False
+        ),
+        style,
     )
-    assert collectives == {"all-reduce"}
+    shape = (8, 64, 64)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*shape, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct(shape, np.uint8),
+    }
+    _, compiled = _compile(model, batch, mesh)
+    assert _collectives(compiled.as_text()) == {"all-reduce"}
 
 
 def test_no_two_leaves_share_memory(tiny_config):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from eseg_jax import reporting
+from eseg_jax import reporting, steps
 from eseg_jax.checkpoint import CheckpointError
 from eseg_jax.evaluate import evaluate
 from eseg_jax.train import train
@@ -16,11 +16,19 @@ from eseg_jax.train import train
 def unbroken(tmp_path_factory):
     """Makes the uninterrupted run that the others are compared with, once."""
     runs = {}
+    normalise = steps.normalise
+
+    def checking(*args):
+        # Operations that XLA cannot split by itself look for the mesh here.
+        assert dict(jax.sharding.get_abstract_mesh().shape) == {"data": 4}
+        return normalise(*args)
 
     def run(config):
         if not runs:
             folder = tmp_path_factory.mktemp("unbroken")
-            runs["state"], runs["folder"] = train(config, str(folder)), folder
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(steps, "normalise", checking)
+                runs["state"], runs["folder"] = train(config, str(folder)), folder
         return runs["state"], runs["folder"]
 
     return run
