@@ -1,4 +1,4 @@
-"""The networks by name: `create`, `names`, `info`, `enlarge`."""
+"""The networks by name: `create`, `create_classifier`, `names`, `info`, `enlarge`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,30 @@ def create(
     Raises:
       ValueError: an unknown name or override.
     """
-    family = _family(name)
-    variant = family.VARIANTS[name]
+    return _family(name).create(
+        _variant(name, overrides), num_classes, jnp.dtype(dtype)
+    )
+
+
+def create_classifier(
+    name: str, num_classes: int, dtype: jnp.dtype = jnp.float32, **overrides
+) -> nn.Module:
+    """Builds the classifier that a network's backbone is pre-trained in.
+
+    Arguments and errors are those of `create`. The backbone's parameters have the
+    names that they have in the network, so that they need no conversion.
+
+    Returns:
+      A Linen module: `apply(variables, images [n, h, w, 3], train=…)` gives
+      {"logits": [n, num_classes] float32, "aux": {}}.
+    """
+    return _family(name).create_classifier(
+        _variant(name, overrides), num_classes, jnp.dtype(dtype)
+    )
+
+
+def _variant(name: str, overrides: dict):
+    variant = _family(name).VARIANTS[name]
     fields = [field.name for field in dataclasses.fields(variant)]
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
@@ -52,9 +74,7 @@ def create(
             f"{name} has no option {', '.join(unknown)}; "
             f"its options are {', '.join(fields)}."
         )
-    return family.create(
-        dataclasses.replace(variant, **overrides), num_classes, jnp.dtype(dtype)
-    )
+    return dataclasses.replace(variant, **overrides)
 
 
 def enlarge(model: nn.Module):

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from eseg_jax.models.backbones import xception
+from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
 from eseg_jax.models.layers import PYTORCH, Conv, ConvBN, Style, classifier
 from eseg_jax.ops.resize import resize_bilinear
@@ -164,6 +165,21 @@ def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> DFANet:
             "set attention=True or another aggregation."
         )
     return DFANet(num_classes, variant, dataclasses.replace(PYTORCH, dtype=dtype))
+
+
+def create_classifier(
+    variant: Variant, num_classes: int, dtype: jnp.dtype
+) -> Classifier:
+    """The first sub-network's Xception under ImageNet's classifier (§4.1).
+
+    That classifier is the attention's fully connected layer; the attention itself
+    has no part in pre-training (our choice).
+    """
+    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    backbone = xception.Xception(
+        xception.FEATURES[variant.backbone], style, variant.projection
+    )
+    return Classifier(num_classes, backbone, "backbone_1", style)
 
 
 class DFANet(nn.Module):

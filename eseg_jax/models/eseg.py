@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eseg_jax.models.backbones import efficientnet, resnet
+from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
 from eseg_jax.models.layers import (
     TENSORFLOW,
@@ -98,21 +99,34 @@ INFO = {
 def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> ESeg:
     """Builds the network of a variant; `dtype` is the compute type."""
     style = dataclasses.replace(TENSORFLOW, dtype=dtype)
+    return ESeg(num_classes, _encoder(variant, style), variant, style)
+
+
+def create_classifier(
+    variant: Variant, num_classes: int, dtype: jnp.dtype
+) -> Classifier:
+    """The variant's encoder under a classifier, as in its own paper."""
+    style = dataclasses.replace(TENSORFLOW, dtype=dtype)
+    encoder = _encoder(variant, style)
+    if not isinstance(encoder, efficientnet.EfficientNet):
+        return Classifier(num_classes, encoder, "encoder", style)
+    features = efficientnet.round_features(efficientnet.HEAD_FEATURES, encoder.width)
+    activation = nn.relu if encoder.fused else nn.swish
+    return Classifier(num_classes, encoder, "encoder", style, features, activation)
+
+
+def _encoder(variant: Variant, style: Style) -> nn.Module:
     if variant.encoder in resnet.DEPTHS:
-        encoder = resnet.ResNet(resnet.DEPTHS[variant.encoder], style)
-    elif variant.encoder in efficientnet.SCALES or variant.encoder == "custom":
+        return resnet.ResNet(resnet.DEPTHS[variant.encoder], style)
+    if variant.encoder in efficientnet.SCALES or variant.encoder == "custom":
         width, depth = efficientnet.SCALES.get(
             variant.encoder, (variant.width, variant.depth)
         )
-        encoder = efficientnet.EfficientNet(
+        return efficientnet.EfficientNet(
             width, depth, style, variant.fused, variant.drop_rate
         )
-    else:
-        known = ", ".join([*efficientnet.SCALES, *resnet.DEPTHS, "custom"])
-        raise ValueError(
-            f"ESeg has no encoder {variant.encoder!r}; choose one of {known}."
-        )
-    return ESeg(num_classes, encoder, variant, style)
+    known = ", ".join([*efficientnet.SCALES, *resnet.DEPTHS, "custom"])
+    raise ValueError(f"ESeg has no encoder {variant.encoder!r}; choose one of {known}.")
 
 
 class ESeg(nn.Module):

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
 from eseg_jax.models.layers import (
     PYTORCH,
@@ -127,6 +128,15 @@ def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> FRFNet:
                 f"choose one of {', '.join(choices)}."
             )
     return FRFNet(num_classes, variant, dataclasses.replace(PYTORCH, dtype=dtype))
+
+
+def create_classifier(
+    variant: Variant, num_classes: int, dtype: jnp.dtype
+) -> Classifier:
+    """The variant's backbone under a classifier; the paper trains from scratch."""
+    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    backbone = Backbone(variant.stem, variant.depthwise, style)
+    return Classifier(num_classes, backbone, "backbone", style)
 
 
 class FRFNet(nn.Module):

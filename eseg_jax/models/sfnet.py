@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eseg_jax.models.backbones import dfnet, resnet, shufflenet
+from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
 from eseg_jax.models.layers import (
     PYTORCH,
@@ -195,6 +196,14 @@ def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> SFNet:
         kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
     )
     return SFNet(num_classes, _encoder(variant, style), variant, head)
+
+
+def create_classifier(
+    variant: Variant, num_classes: int, dtype: jnp.dtype
+) -> Classifier:
+    """The variant's encoder under a classifier."""
+    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    return Classifier(num_classes, _encoder(variant, style), "encoder", style)
 
 
 def _encoder(variant: Variant, style: Style) -> nn.Module:

@@ -1,6 +1,7 @@
 """EfficientNet, and its fused form for ESeg-Lite (ESeg §3.2, §4.1).
 
-The classifier's 1x1 head convolution is left out: the encoder ends with stage 7.
+The encoder ends with stage 7; the classifier's 1x1 head convolution is added for
+pre-training alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 STEM_FEATURES = 32
+HEAD_FEATURES = 1280
 
 # name: (width, depth), from EfficientNet's compound scaling.
 SCALES = {
