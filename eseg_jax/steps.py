@@ -154,3 +154,18 @@ def make_eval_step(
         return confusion_matrix(batch["label"], predictions, num_classes), predictions
 
     return eval_step
+
+
+def make_views_step(model, *, mean, std):
+    """Makes step(variables, uint8 images [n, h, w, 3]) -> what `model.views` shows."""
+
+    def views_step(variables, images):
+        _, collections = model.apply(
+            variables,
+            normalise(images, mean, std),
+            train=False,
+            mutable=["intermediates"],
+        )
+        return model.views(collections["intermediates"])
+
+    return views_step

@@ -310,6 +310,26 @@ class SFNet(nn.Module):
         """Logits at another (h, w), with the alignment of the network's own resizes."""
         return _resize(self.variant)(logits, size)
 
+    def views(self, intermediates: dict) -> dict[str, dict[str, jax.Array]]:
+        """What its flows do, for `report.flow.sheet`.
+
+        From the collection of an `apply` with `mutable=["intermediates"]`:
+        {"FAM of level i": {"before" [n, h, w], the mean over channels of the map that
+        is warped, "flow" [n, H, W, 2], "after" [n, H, W]}}; {} without FAM.
+        """
+        noted = {name: values[0] for name, values in intermediates.items()}
+        views, coarse = {}, noted["context"]
+        for level in reversed(range(len(TAPS[self.variant.encoder]) - 1)):
+            after = noted[f"warp{level}"]
+            if f"flow{level}" in noted:
+                views[f"FAM of level {level}"] = {
+                    "before": jnp.mean(coarse, axis=-1),
+                    "flow": noted[f"flow{level}"],
+                    "after": jnp.mean(after, axis=-1),
+                }
+            coarse = noted[f"lateral{level}"] + after
+        return views
+
     def extra_flops(self, module: nn.Module, inputs: tuple, output: jax.Array) -> float:
         """FLOPs that the paper counts beside multiply-adds, for one module's call.
 
