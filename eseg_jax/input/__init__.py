@@ -101,8 +101,12 @@ def num_examples(config, split: str) -> int:
 
 
 def dataset_info(config) -> DatasetInfo:
-    """The row of config.dataset.name: class_names, colours, num_classes and more."""
-    return datasets.get(config.dataset.name)
+    """The row of config.dataset: class_names, colours, num_classes and more.
+
+    Raises:
+      InputError: the name is unknown, or the classes are in a file that is not there.
+    """
+    return datasets.configured(config.dataset)
 
 
 def draw_scene(config, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,11 @@ file again on the host and says in one sentence what is wrong with it.
 
 from __future__ import annotations
 
+import functools
+import zlib
+
+import numpy as np
+
 from eseg_jax.input import datasets, transforms
 from eseg_jax.input.datasets import DatasetInfo, Example, LabelKind
 from eseg_jax.input.tf_cpu import tf
@@ -14,19 +19,75 @@ from eseg_jax.input.tf_cpu import tf
 def read_label(path, kind: LabelKind):
     """Label file -> uint8 [h, w] of the ids in the file (not yet train ids).
 
-    Fails on a file that is not an 8-bit single-channel PNG or holds an id that is not
+    Fails on a file that is not a PNG as the kind asks for, or holds an id that is not
     in the mapping. The whole label is checked, not only the window in use, so that
     whether a file is broken does not depend on the window.
     """
     data = tf.io.read_file(path)
-    # PNG header: bit depth 8 and colour type 0; see `datasets.label_format_problem`.
-    tf.debugging.Assert(tf.strings.substr(data, 24, 2) == b"\x08\x00", [path])
-    label = tf.io.decode_png(data, channels=1)[..., 0]
+    header = tf.strings.substr(data, 24, 2)
+    tf.debugging.Assert(tf.reduce_any(header == datasets.label_headers(kind)), [path])
+    label = _decode_label(data, kind)
     inside = [
         tf.logical_and(label >= first, label <= last) for first, last in kind.ranges()
     ]
     tf.debugging.Assert(tf.reduce_all(tf.reduce_any(inside, axis=0)), [path])
     return label
+
+
+def _decode_label(data, kind: LabelKind):
+    """PNG bytes -> uint8 [h, w] of ids."""
+    if not kind.colours:
+        return tf.io.decode_png(_without_palette(data), channels=1)[..., 0]
+    colours = tf.cast(tf.io.decode_png(data, channels=3), tf.int32)
+    return tf.gather(
+        _colour_table(kind.colours), tf.tensordot(colours, _RGB_PLACES, axes=1)
+    )
+
+
+_RGB_PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+@functools.cache
+def _colour_table(colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    """uint8 [2^24]: the id of each colour."""
+    table = np.full(1 << 24, datasets.OTHER_COLOUR, np.uint8)
+    table[np.array(colours) @ _RGB_PLACES] = np.arange(len(colours))
+    return table
+
+
+# What the checksum of a PNG's header changes by when an 8-bit palette image becomes a
+# grey one: checksums are linear, so the header's other bytes do not matter.
+_PALETTE_TO_GREY = np.frombuffer(
+    (
+        zlib.crc32(b"IHDR" + 9 * b"\0" + b"\3" + 3 * b"\0")
+        ^ zlib.crc32(b"IHDR" + 9 * b"\0" + b"\0" + 3 * b"\0")
+    ).to_bytes(4, "big"),
+    np.uint8,
+)
+_BYTES = [bytes([i]) for i in range(256)]
+
+
+def _without_palette(data):
+    """An 8-bit palette PNG as a grey one of the indices; anything else as it is.
+
+    TensorFlow has no decoder that returns the indices: it replaces them by colours.
+    """
+
+    def as_grey():
+        checksum = tf.io.decode_raw(tf.strings.substr(data, 29, 4), tf.uint8)
+        checksum = tf.bitwise.bitwise_xor(checksum, _PALETTE_TO_GREY)
+        return tf.strings.join(
+            [
+                tf.strings.substr(data, 0, 25),
+                b"\0",
+                tf.strings.substr(data, 26, 3),
+                tf.strings.reduce_join(tf.gather(_BYTES, tf.cast(checksum, tf.int32))),
+                tf.strings.substr(data, 33, tf.strings.length(data)),
+            ]
+        )
+
+    is_palette = tf.strings.substr(data, 25, 1) == b"\3"
+    return tf.cond(is_palette, as_grey, lambda: data)
 
 
 def read_image(path, size, box=None, *, decode_whole=False):
@@ -80,12 +141,12 @@ def problem(info: DatasetInfo, kind: LabelKind, example: Example) -> str | None:
             return f"{what} {path} cannot be read: {first_line(error)}."
 
     wrong_format = datasets.label_format_problem(
-        example.label, data["Label"]
+        kind, example.label, data["Label"]
     ) or datasets.image_format_problem(example.image, data["Image"])
     if wrong_format:
         return wrong_format
     try:
-        label = tf.io.decode_png(data["Label"], channels=1)[..., 0].numpy()
+        label = _decode_label(data["Label"], kind).numpy()
     except tf.errors.OpError:
         return datasets.damaged_problem("Label", example.label, data["Label"])
     try:

@@ -219,7 +219,7 @@ def _load_eval(source: Source, index, real):
 
 def open_split(config, split: str) -> Source:
     """The source of a split of config.dataset; InputError when it cannot be found."""
-    info = datasets.get(config.dataset.name)
+    info = datasets.configured(config.dataset)
     if info.layout is None:
         return _scene_source(config, split)
     return _folder_source(config, info, split)

@@ -71,13 +71,13 @@ def check_example(
             data[what] = epath.Path(path).read_bytes()
         except OSError as error:
             return f"{what} {path} cannot be read: {error.strerror}.", *nothing
-    problem = datasets.label_format_problem(example.label, data["Label"])
+    problem = datasets.label_format_problem(kind, example.label, data["Label"])
     if problem:
         return problem, *nothing
     label = _decode(data["Label"])
     if label is None:
         return datasets.damaged_problem("Label", example.label, data["Label"]), *nothing
-    ids = np.array(label.histogram())
+    ids = _count_ids(label, kind)
     pixels = np.zeros(256, int)
     np.add.at(pixels, kind.table(), ids)
 
@@ -121,8 +121,9 @@ def check_split(config, split: str) -> Report:
                 report.add(size, pixels)
     report.notes.append(f"{split}: labels are {found.kind.name}")
     parts = datasets.parts_of(info, split)
-    official, here = sum(info.sizes[part] for part in parts), len(found.examples)
-    if here != official:
+    official = sum(info.sizes.get(part, 0) for part in parts)
+    here = len(found.examples)
+    if official and here != official:
         report.notes.append(f"{split}: {here} examples, the official split {official}")
     return report
 
@@ -182,6 +183,18 @@ def _check_scenes(config, split: str) -> Report:
     if shown < count:
         report.notes.append(f"{split}: the first {shown} of {count} scenes")
     return report
+
+
+def _count_ids(label: Image.Image, kind: LabelKind) -> np.ndarray:
+    """int64 [256], pixels of each id; palettes count by index."""
+    if not kind.colours:
+        return np.array(label.histogram())
+    ids = {colour: label_id for label_id, colour in enumerate(kind.colours)}
+    counts = np.zeros(256, int)
+    label = label.convert("RGB")
+    for count, colour in label.getcolors(label.width * label.height):
+        counts[ids.get(colour, datasets.OTHER_COLOUR)] += count
+    return counts
 
 
 def _decode(data: bytes) -> Image.Image | None:

@@ -46,7 +46,11 @@ def test_mapping_tables_by_hand():
     assert tuple(CAMVID.colours[8]) == (64, 0, 128)
 
 
-@pytest.mark.parametrize("info", datasets.DATASETS.values(), ids=lambda info: info.name)
+@pytest.mark.parametrize(
+    "info",
+    [info for info in datasets.DATASETS.values() if info.complete is None],
+    ids=lambda info: info.name,
+)
 def test_rows_are_consistent(info):
     assert info.colours.shape == (info.num_classes, 3)
     assert info.colours.dtype == np.uint8
@@ -133,7 +137,7 @@ def test_real_data_is_complete(real_data):
 def test_root_from_config_then_variable_then_default(monkeypatch, tmp_path):
     root, source = datasets.find_root(CAMVID, "")
     assert (str(root), source) == (
-        os.path.join("data", "camvid"),
+        os.path.join("datasets", "camvid"),
         "the default, as config.dataset.root and CAMVID_DATASET are not set",
     )
     monkeypatch.setenv("CAMVID_DATASET", str(tmp_path))
@@ -161,7 +165,8 @@ def test_missing_root_says_what_where_and_how(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = _message(CITYSCAPES, "train")
     assert (
-        f"cityscapes not found: {tmp_path}/data/cityscapes is not a folder" in message
+        f"cityscapes not found: {tmp_path}/datasets/cityscapes is not a folder"
+        in message
     )
     assert "config.dataset.root and CITYSCAPES_DATASET are not set" in message
     assert "https://www.cityscapes-dataset.com" in message
@@ -242,7 +247,7 @@ def test_splits_with_different_kinds_of_label(cityscapes):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(InputError, match="'kamvid' is not a dataset; .*camvid, scenes"):
+    with pytest.raises(InputError, match="'kamvid' is not a dataset; .*camvid_720, "):
         datasets.get("kamvid")
     assert "choose one of train, val, test, trainval" in _message(CAMVID, "valid")
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -203,7 +205,6 @@ def _palette(colours: int) -> Image.Image:
     [
         (Image.new("I;16", (16, 12), 3), "a PNG of 16-bit grey pixels"),
         (_palette(16), "a PNG of 4-bit palette pixels"),
-        (_palette(64), "a PNG of 8-bit palette pixels"),
         (Image.new("RGB", (16, 12)), "a PNG of 8-bit RGB pixels"),
     ],
 )
@@ -212,3 +213,41 @@ def test_label_formats_whose_values_decoders_change(pair, image, words):
     assert words in _problem(pair)
     with pytest.raises(tf.errors.InvalidArgumentError):
         folders.read_label(pair.label, INDEX)
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": bytes(range(64))}])
+def test_palette_labels_are_their_indices(tmp_path, options):
+    # Colours that TensorFlow's own decoder would return as other greys.
+    label = (np.arange(12 * 16) % 12).astype(np.uint8).reshape(12, 16)
+    image = Image.fromarray(label).convert("P")
+    image.putpalette([(7 * i + 3) % 256 for i in range(3 * 64)])
+    path = tmp_path / "a.png"
+    image.save(path, bits=8, **options)
+    assert path.read_bytes()[24:26] == b"\x08\x03"
+    np.testing.assert_array_equal(folders.read_label(str(path), INDEX), label)
+
+
+def test_colour_labels(save, tmp_path):
+    merged = datasets.DATASETS["camvid_720_merged"]
+    colours = [[(128, 128, 128), (64, 192, 0)], [(192, 0, 192), (0, 0, 0)]]
+    for mode in ("RGB", "RGBA", "P"):
+        image = Image.fromarray(np.array(colours, np.uint8))
+        image = image.quantize(8) if mode == "P" else image.convert(mode)
+        image.save(tmp_path / "a.png", **({"bits": 8} if mode == "P" else {}))
+        names = np.array([*merged.class_names, "ignored"])
+        (kind,) = merged.labels
+        label = np.minimum(_mapped(tmp_path / "a.png", kind), 11)
+        assert names[label].tolist() == [["Sky", "Building"], ["Bicyclist", "ignored"]]
+
+
+def test_unlisted_colours_fail_unless_the_kind_ignores_them(save, tmp_path):
+    listed = datasets.LabelKind("masks", "", {0: 0, 1: 1}, ((9, 9, 9), (1, 2, 3)))
+    with_others = dataclasses.replace(listed, mapping=listed.mapping | {255: 255})
+    path = tmp_path / "a.png"
+    save(path, np.array([[(1, 2, 3), (9, 9, 9), (9, 9, 8)]], np.uint8))
+    assert _mapped(path, with_others).tolist() == [[1, 0, 255]]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        folders.read_label(str(path), listed)
+    example = Example("a", str(path), str(path))
+    problem = folders.problem(CAMVID, listed, example)
+    assert problem.startswith(f"Label {path} holds colours that")
