@@ -47,6 +47,9 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             "learning_rate": 0.08,
             "schedule": "cosine",
             "poly_power": 0.9,
+            # The schedule "steps": shares of the run at which the rate is multiplied.
+            "step_at": (0.5,),
+            "step_factor": 0.1,
             "final_learning_rate": 0.0,
             "warmup_steps": 186,  # one epoch of Cityscapes, as EfficientDet
             "warmup_factor": 0.1,  # as EfficientDet

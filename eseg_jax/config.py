@@ -65,6 +65,12 @@ def validate(config: ConfigDict) -> None:
         optimizer.warmup_steps,
         f"must lie between 0 and total_steps = {config.total_steps}",
     )
+    check(
+        all(0 < at < 1 for at in optimizer.step_at),
+        "optimizer.step_at",
+        optimizer.step_at,
+        "must be shares of the run between 0 and 1",
+    )
     for field in ("weight_decay_on", "frozen"):
         try:
             re.compile(optimizer[field])

@@ -18,14 +18,14 @@ _IGNORED_P = 2.0  # above every probability
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Softmax cross-entropy of each pixel, in nats.
+    """Softmax cross-entropy of each pixel, or of each image, in nats.
 
     Args:
-      logits: float `[n,h,w,c]`; computed in float32.
-      labels: integer `[n,h,w]`; outside 0..c-1 is ignored.
+      logits: float `[n,h,w,c]` or `[n,c]`; computed in float32.
+      labels: integer `[n,h,w]` or `[n]`; outside 0..c-1 is ignored.
 
     Returns:
-      Values, float32 `[n,h,w]`, 0 where ignored; and the valid pixels, bool.
+      Values, float32 of the labels' shape, 0 where ignored; and the valid ones, bool.
     """
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
@@ -162,6 +162,23 @@ def segmentation_loss(
         parts[f"loss_{name}"], _ = output_loss(aux[name])
         loss += weight * parts[f"loss_{name}"]
     return loss, parts
+
+
+def classification_loss(
+    outputs: Mapping[str, Any], labels: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The mean cross-entropy of images, for pre-training.
+
+    Args:
+      outputs: {"logits": float `[n,c]`, "aux": {}}.
+      labels: integer `[n]`; outside 0..c-1 is ignored.
+
+    Returns:
+      The loss, float32 scalar, and {"top1": the share of the images that is right}.
+    """
+    values, valid = cross_entropy(outputs["logits"], labels)
+    right = jnp.argmax(outputs["logits"], axis=-1) == labels
+    return masked_mean(values, valid), {"top1": masked_mean(right, valid)}
 
 
 def _sum(x: jax.Array) -> jax.Array:

@@ -161,6 +161,40 @@ def boundary_f(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
     }
 
 
+def top_counts(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """Counts the images whose class is the first, or among the first five.
+
+    Of equal logits the lower class comes first, as `argmax` has it. A label whose
+    logit is NaN comes last.
+
+    Args:
+      labels: integer `[n]`; images outside 0..c-1 are dropped.
+      logits: float `[n, c]`.
+
+    Returns:
+      int32 `[3]`: the first, among the first five, images. Add batches in int64.
+    """
+    labels = labels.astype(jnp.int32)[:, None]
+    classes = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    own = jnp.sum(jnp.where(classes == labels, logits, 0), axis=1, keepdims=True)
+    # Not `logits > own`: with NaN that would be no class at all.
+    ahead = ~(logits <= own) | ((logits == own) & (classes < labels))
+    rank = jnp.sum(ahead, axis=1, dtype=jnp.int32)
+    valid = (labels[:, 0] >= 0) & (labels[:, 0] < logits.shape[1])
+    hits = jnp.stack([valid & (rank < 1), valid & (rank < 5), valid])
+    return jnp.sum(hits, axis=1, dtype=jnp.int32)
+
+
+def summarize_top(counts: np.ndarray) -> dict[str, Any]:
+    """{"top1", "top5": fractions, "images"} of counts summed over a split in int64."""
+    first, five, images = np.asarray(counts, np.int64)
+    return {
+        "top1": _ratio(first, images),
+        "top5": _ratio(five, images),
+        "images": int(images),
+    }
+
+
 def _count_by_scatter(
     labels: jax.Array, predictions: jax.Array, num_classes: int
 ) -> jax.Array:

@@ -23,20 +23,22 @@ def make_schedule(cfg: Any, total_steps: int) -> optax.Schedule:
 
         cosine    final + (peak - final) * (1 + cos(pi * t)) / 2
         poly      final + (peak - final) * (1 - t) ** poly_power
+        steps     final + (peak - final) * step_factor ** (number of step_at <= t)
         constant  peak
 
     t is shifted by the warm-up, so the decay ends at total_steps. EfficientDet, which
     ESeg follows, does not shift it and ends warmup_steps early (ESeg §7).
 
     Args:
-      cfg: learning_rate, schedule, final_learning_rate, poly_power, warmup_steps,
-        warmup_factor.
+      cfg: learning_rate, schedule, final_learning_rate, poly_power, step_at, a tuple
+        of t, step_factor, warmup_steps, warmup_factor.
       total_steps: of the whole run.
     """
     peak, final, warmup = cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps
     decays = {
         "cosine": lambda t: (1 + jnp.cos(jnp.pi * t)) / 2,
         "poly": lambda t: (1 - t) ** cfg.poly_power,
+        "steps": lambda t: cfg.step_factor ** sum(t >= at for at in cfg.step_at),
         "constant": jnp.ones_like,
     }
     decay = decays[_known("schedule", cfg.schedule, decays)]

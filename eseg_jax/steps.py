@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from eseg_jax import models, rng
-from eseg_jax.metrics import confusion_matrix
+from eseg_jax.metrics import confusion_matrix, top_counts
 from eseg_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -169,3 +169,18 @@ def make_views_step(model, *, mean, std):
         return model.views(collections["intermediates"])
 
     return views_step
+
+
+def make_classify_step(model, *, mean, std) -> Callable[[Mapping, Batch], jax.Array]:
+    """Makes step(variables, batch) -> int32 [3] of `metrics.top_counts`.
+
+    The model is one of `models.create_classifier`. Rows that only fill a batch have
+    the label -1 and so count nowhere.
+    """
+
+    def classify_step(variables, batch: Batch):
+        images = normalise(batch["image"], mean, std)
+        outputs = model.apply(variables, images, train=False)
+        return top_counts(batch["label"], outputs["logits"])
+
+    return classify_step

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eseg_jax.losses import (
+    classification_loss,
     cross_entropy,
     kth_smallest,
     masked_mean,
@@ -303,3 +304,13 @@ def test_sharded_batch_gives_the_same_loss_by_all_reduces_only(mesh, options):
     if "ohem" in options:
         _, parts = segmentation_loss(outputs, labels, **options)
         assert 0 < parts["ohem_kept"] < 0.5
+
+
+def test_classification_loss_by_hand():
+    # Probabilities 3/4 and 1/2 of the true classes; the third image is padding. The
+    # second image's two classes are equal, so that argmax takes the wrong one.
+    logits = jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0], [1.0, 9.0]]))
+    labels = jnp.array([1, 1, -1], jnp.int32)
+    loss, parts = classification_loss({"logits": logits, "aux": {}}, labels)
+    assert float(loss) == pytest.approx(-(math.log(3 / 4) + math.log(1 / 2)) / 2)
+    assert float(parts["top1"]) == 0.5

@@ -203,6 +203,39 @@ def test_equals_cityscapesscripts_on_random_pairs(official, tmp_path):
     assert 0.3 < ours["miou"] < 0.9
 
 
+def test_top_counts_by_hand():
+    logits = jnp.array(
+        [
+            [9, 8, 7, 6, 5, 4, 3],  # 0 is first
+            [9, 8, 7, 6, 5, 4, 3],  # 4 is fifth
+            [9, 8, 7, 6, 5, 4, 3],  # 5 is sixth
+            [1, 1, 1, 1, 1, 1, 1],  # of equals the lower class comes first: 1 is second
+            [1, 1, 1, 1, 1, 1, 1],  # 5 is sixth
+            [math.nan] * 7,  # nothing is known
+            [9, 8, 7, 6, 5, 4, 3],  # padding
+        ]
+    )
+    labels = jnp.array([0, 4, 5, 1, 5, 0, -1], jnp.int32)
+    assert metrics.top_counts(labels, logits).tolist() == [1, 3, 6]
+
+
+def test_top_counts_agree_with_argmax_and_top_k():
+    draw = np.random.default_rng(0)
+    logits = jnp.asarray(draw.integers(0, 6, (200, 12)), jnp.float32)  # many are equal
+    labels = jnp.asarray(draw.integers(0, 12, 200), jnp.int32)
+    first, five, images = metrics.top_counts(labels, logits).tolist()
+    assert first == int(jnp.sum(jnp.argmax(logits, 1) == labels))
+    _, best = jax.lax.top_k(logits, 5)
+    assert five == int(jnp.sum(best == labels[:, None]))
+    assert images == 200 and 0 < first < five < 200
+
+
+def test_summary_of_top_counts():
+    counts = np.array([30, 90, 120], np.int64)
+    assert metrics.summarize_top(counts) == {"top1": 0.25, "top5": 0.75, "images": 120}
+    assert metrics.summarize_top([0, 0, 0])["top1"] is None
+
+
 def test_equals_cityscapesscripts_on_real_labels(official, real_data, tmp_path):
     truths = sorted(real_data.glob("cityscapes_mini/gtFine/val/*/*_labelIds.png"))
     assert len(truths) >= 2

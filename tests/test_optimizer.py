@@ -75,6 +75,10 @@ ZEROS = gradient([0.0, 0.0], 0.0, 0.0)
         # Steps 0, 5 (half the warm-up), 10 (its end), 30 (a quarter), 50, 90, 95.
         ({"schedule": "constant"}, [0.2, 1.1, 2, 2, 2, 2, 2]),
         (
+            {"schedule": "steps", "step_at": (0.5, 0.75), "step_factor": 0.1},
+            [0.2, 1.1, 2, 2, 0.2, 0.02, 0.02],
+        ),
+        (
             {"schedule": "cosine"},
             [0.2, 1.1, 2, 1 + 0.5**0.5, 1, 0, 0],
         ),

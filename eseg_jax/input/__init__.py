@@ -3,6 +3,8 @@
 A batch is a dict of numpy arrays: "image" uint8 [b, h, w, 3] RGB, "label" uint8
 [b, h, w] of train ids with 255 = ignore, and "id", a list of b names. TensorFlow is
 imported when the first batches are asked for, not with this module.
+
+Datasets of classified images, for pre-training, have labels int32 [b] instead.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eseg_jax.input import datasets
+from eseg_jax.input import class_folders, datasets
 from eseg_jax.input.datasets import DatasetInfo, InputError
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "dataset_info",
     "draw_scene",
     "eval_batches",
+    "is_classification",
     "num_examples",
     "train_batches",
 ]
@@ -59,7 +62,7 @@ def train_batches(
     _check_shares(config.input.batch_size, "config.input.batch_size", process_count)
     from eseg_jax.input import pipeline
 
-    source = pipeline.open_split(config, config.dataset.train_split)
+    source = _open_split(config, config.dataset.train_split)
     return pipeline.close_at_exit(
         pipeline.train_batches(source, config, start_step, process_index, process_count)
     )
@@ -81,7 +84,7 @@ def eval_batches(
     _check_shares(config.eval.batch_size, "config.eval.batch_size", process_count)
     from eseg_jax.input import pipeline
 
-    source = pipeline.open_split(config, config.dataset.eval_split)
+    source = _open_split(config, config.dataset.eval_split)
     return pipeline.close_at_exit(
         pipeline.eval_batches(source, config, process_index, process_count)
     )
@@ -89,6 +92,8 @@ def eval_batches(
 
 def num_examples(config, split: str) -> int:
     """Number of examples in a split; InputError when it cannot be found."""
+    if is_classification(config):
+        return class_folders.num_examples(config, split)
     info = dataset_info(config)
     if info.layout is None:
         datasets.parts_of(info, split)
@@ -106,7 +111,14 @@ def dataset_info(config) -> DatasetInfo:
     Raises:
       InputError: the name is unknown, or the classes are in a file that is not there.
     """
+    if is_classification(config):
+        return class_folders.info(config)
     return datasets.configured(config.dataset)
+
+
+def is_classification(config) -> bool:
+    """Whether an image of config.dataset has one class, not one for each pixel."""
+    return config.dataset.name in class_folders.NAMES
 
 
 def draw_scene(config, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +136,14 @@ def draw_scene(config, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     if (number, size) not in _scene_cache:
         _scene_cache[number, size] = scenes.draw(_SCENES_SEED, number, size)
     return _scene_cache[number, size]
+
+
+def _open_split(config, split: str):
+    """The `pipeline.Source` of a split."""
+    from eseg_jax.input import class_images, pipeline
+
+    room = class_images if is_classification(config) else pipeline
+    return room.open_split(config, split)
 
 
 def _check_shares(batch_size: int, name: str, process_count: int) -> None:

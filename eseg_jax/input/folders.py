@@ -101,11 +101,21 @@ def read_image(path, size, box=None, *, decode_whole=False):
         decoder stops early, which is faster but misses that a file is truncated.
     """
     data = tf.io.read_file(path)
-    is_jpeg = tf.io.is_jpeg(data)
-    image_size = tf.cond(
-        is_jpeg, lambda: tf.io.extract_jpeg_shape(data)[:2], lambda: _png_size(data)
+    tf.debugging.Assert(tf.reduce_all(image_size(data) == size), [path])
+    return decode_image(data, box, decode_whole=decode_whole)
+
+
+def image_size(data):
+    """int32 [2], height and width from a JPEG's or PNG's header; fails on others."""
+    return tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.io.extract_jpeg_shape(data)[:2],
+        lambda: _png_size(data),
     )
-    tf.debugging.Assert(tf.reduce_all(image_size == size), [path])
+
+
+def decode_image(data, box=None, *, decode_whole=False):
+    """The bytes of a PNG or JPEG -> uint8 [h, w, 3]; see `read_image`."""
     # TensorFlow's default DCT is a fast approximation; this one equals Pillow's.
     options = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
@@ -120,7 +130,7 @@ def read_image(path, size, box=None, *, decode_whole=False):
         image = tf.io.decode_png(data, channels=3)
         return image if box is None else transforms.crop_to(image, box)
 
-    return tf.cond(is_jpeg, decode_jpeg, decode_png)
+    return tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode_png)
 
 
 def _png_size(data):

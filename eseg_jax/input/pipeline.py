@@ -33,12 +33,16 @@ class Source:
       read: index -> (label uint8 [h, w], box -> image uint8 [h', w', 3] of that box or
         of everything when None). Runs inside the graph; fails on a broken file.
       problem: index -> sentence about what is wrong with the example, or None.
+      load_train, load_eval: what makes an element of an example, if it is not an image
+        with a label map; take and return what `_load_train` and `_load_eval` do.
     """
 
     ids: Sequence[str]
     table: np.ndarray
     read: Callable
     problem: Callable[[int], str | None]
+    load_train: Callable | None = None
+    load_eval: Callable | None = None
 
 
 _open_batches: weakref.WeakSet[Generator] = weakref.WeakSet()
@@ -80,7 +84,8 @@ def train_batches(
     step = start_step
     while True:
         stand_in = _stand_ins(count, broken)
-        load = functools.partial(_load_train, source, config, tf.constant(stand_in))
+        load = source.load_train or _load_train
+        load = functools.partial(load, source, config, tf.constant(stand_in))
         dataset = elements(step).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         try:
             for batch in _batched(dataset, local):
@@ -108,7 +113,8 @@ def eval_batches(
     count = len(source.ids)
     elements = _eval_elements(count, batch_size, (process_index * local, local))
     dataset = elements.map(
-        functools.partial(_load_eval, source), num_parallel_calls=tf.data.AUTOTUNE
+        functools.partial(source.load_eval or _load_eval, source),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     done = 0
     try:
