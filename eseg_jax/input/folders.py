@@ -1,4 +1,7 @@
-"""Images and labels from files: reading, decoding, checking, and naming what is wrong.
+"""Images and labels from files: decoding, checking, and naming what is wrong.
+
+Pixels are taken as they are stored: an EXIF orientation is not applied, as in the tools
+of the benchmarks' authors, and the label must have the size of the stored image.
 
 Inside the tf.data graph a bad file only has to fail; `problem` then looks at the same
 file again on the host and says in one sentence what is wrong with it.
@@ -7,41 +10,60 @@ file again on the host and says in one sentence what is wrong with it.
 from __future__ import annotations
 
 import functools
+import io
 import zlib
 
 import numpy as np
+from PIL import Image
 
-from eseg_jax.input import datasets, transforms
+from eseg_jax.input import datasets, png, transforms
 from eseg_jax.input.datasets import DatasetInfo, Example, LabelKind
 from eseg_jax.input.tf_cpu import tf
 
+_EXIF_ORIENTATION = 274
 
-def read_label(path, kind: LabelKind):
-    """Label file -> uint8 [h, w] of the ids in the file (not yet train ids).
+
+def decode_label(data, kind: LabelKind, box=None, *, decode_whole=False):
+    """The bytes of a label file -> uint8 [h, w] of its ids (not yet train ids).
 
     Fails on a file that is not a PNG as the kind asks for, or holds an id that is not
-    in the mapping. The whole label is checked, not only the window in use, so that
-    whether a file is broken does not depend on the window.
+    in the mapping.
+
+    Args:
+      data: string scalar.
+      kind: of label file.
+      box: int32 [4], top, left, height, width of the part to return; None for all.
+      decode_whole: decode and check all of the file even when `box` is smaller.
     """
-    data = tf.io.read_file(path)
     header = tf.strings.substr(data, 24, 2)
-    tf.debugging.Assert(tf.reduce_any(header == datasets.label_headers(kind)), [path])
-    label = _decode_label(data, kind)
-    inside = [
-        tf.logical_and(label >= first, label <= last) for first, last in kind.ranges()
-    ]
-    tf.debugging.Assert(tf.reduce_all(tf.reduce_any(inside, axis=0)), [path])
-    return label
+    tf.debugging.Assert(
+        tf.reduce_any(header == datasets.label_headers(kind)), ["not such a label"]
+    )
+    part = None if decode_whole else box
+    label = _label_ids(data, kind, part)
+    tf.debugging.Assert(_all_ids_allowed(label, kind), ["an id that is not listed"])
+    return transforms.crop_to(label, box) if part is not box else label
 
 
-def _decode_label(data, kind: LabelKind):
-    """PNG bytes -> uint8 [h, w] of ids."""
+def _label_ids(data, kind: LabelKind, box=None):
+    """As `decode_label`, with nothing checked."""
     if not kind.colours:
-        return tf.io.decode_png(_without_palette(data), channels=1)[..., 0]
-    colours = tf.cast(tf.io.decode_png(data, channels=3), tf.int32)
+        return _decode_png(_without_palette(data), 1, box)[..., 0]
+    colours = tf.cast(_decode_png(data, 3, box), tf.int32)
     return tf.gather(
         _colour_table(kind.colours), tf.tensordot(colours, _RGB_PLACES, axes=1)
     )
+
+
+def _all_ids_allowed(label, kind: LabelKind):
+    """bool scalar: every id of the label is in the mapping."""
+    ranges = kind.ranges()
+    if len(ranges) == 1:  # the usual case, with less to compute
+        ((first, last),) = ranges
+        allowed = tf.reduce_max(label) <= last
+        return allowed & (tf.reduce_min(label) >= first) if first else allowed
+    inside = [(label >= first) & (label <= last) for first, last in ranges]
+    return tf.reduce_all(tf.reduce_any(inside, axis=0))
 
 
 _RGB_PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
@@ -90,32 +112,32 @@ def _without_palette(data):
     return tf.cond(is_palette, as_grey, lambda: data)
 
 
-def read_image(path, size, box=None, *, decode_whole=False):
-    """PNG or JPEG file -> uint8 [h, w, 3], RGB; fails unless its size is `size`.
-
-    Args:
-      path: string scalar.
-      size: int32 [2], the label's height and width.
-      box: int32 [4], top, left, height, width of the part to return; None for all.
-      decode_whole: read a JPEG to its end even when `box` lies above it. Otherwise the
-        decoder stops early, which is faster but misses that a file is truncated.
-    """
-    data = tf.io.read_file(path)
-    tf.debugging.Assert(tf.reduce_all(image_size(data) == size), [path])
-    return decode_image(data, box, decode_whole=decode_whole)
-
-
 def image_size(data):
     """int32 [2], height and width from a JPEG's or PNG's header; fails on others."""
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: tf.io.extract_jpeg_shape(data)[:2],
-        lambda: _png_size(data),
+        lambda: png_size(data),
     )
 
 
+def png_size(data):
+    """int32 [2], height and width from the header; fails on anything but a PNG."""
+    tf.debugging.Assert(tf.strings.substr(data, 1, 3) == b"PNG", ["not a PNG file"])
+    return tf.io.decode_raw(
+        tf.strings.substr(data, 16, 8), tf.int32, little_endian=False
+    )[::-1]
+
+
 def decode_image(data, box=None, *, decode_whole=False):
-    """The bytes of a PNG or JPEG -> uint8 [h, w, 3]; see `read_image`."""
+    """The bytes of a PNG or JPEG -> uint8 [h, w, 3], RGB.
+
+    Args:
+      data: string scalar.
+      box: int32 [4], top, left, height, width of the part to return; None for all.
+      decode_whole: read the file to its end even when `box` lies above it. Otherwise
+        decoding stops early, which is faster but can miss that a file is damaged.
+    """
     # TensorFlow's default DCT is a fast approximation; this one equals Pillow's.
     options = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
@@ -126,19 +148,26 @@ def decode_image(data, box=None, *, decode_whole=False):
             return transforms.crop_to(tf.io.decode_jpeg(data, **options), box)
         return tf.io.decode_and_crop_jpeg(data, box, **options)
 
-    def decode_png():
-        image = tf.io.decode_png(data, channels=3)
-        return image if box is None else transforms.crop_to(image, box)
+    return tf.cond(
+        tf.io.is_jpeg(data),
+        decode_jpeg,
+        lambda: _decode_png(data, 3, box, inflate_all=decode_whole),
+    )
 
-    return tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode_png)
 
+def _decode_png(data, channels: int, box=None, *, inflate_all=False):
+    """uint8 [h, w, channels], of the box only unless it is None."""
+    if box is None:
+        return tf.io.decode_png(data, channels=channels)
 
-def _png_size(data):
-    """int32 [2], height and width from the header; fails on anything but a PNG."""
-    tf.debugging.Assert(tf.strings.substr(data, 1, 3) == b"PNG", ["not a PNG file"])
-    return tf.io.decode_raw(
-        tf.strings.substr(data, 16, 8), tf.int32, little_endian=False
-    )[::-1]
+    def cut(data, height, width):
+        data = data.item() if isinstance(data, np.ndarray) else data
+        return png.cut(data, height, width, inflate_all=inflate_all)
+
+    height, width = tf.unstack(box[:2] + box[2:])
+    part = tf.numpy_function(cut, [data, height, width], tf.string)
+    part = tf.io.decode_png(tf.ensure_shape(part, []), channels=channels)
+    return transforms.crop_to(part, box)
 
 
 def problem(info: DatasetInfo, kind: LabelKind, example: Example) -> str | None:
@@ -156,17 +185,33 @@ def problem(info: DatasetInfo, kind: LabelKind, example: Example) -> str | None:
     if wrong_format:
         return wrong_format
     try:
-        label = _decode_label(data["Label"], kind).numpy()
+        label = _label_ids(data["Label"], kind).numpy()
     except tf.errors.OpError:
         return datasets.damaged_problem("Label", example.label, data["Label"])
     try:
         image = tf.io.decode_image(data["Image"], channels=3, expand_animations=False)
     except tf.errors.OpError:
         return datasets.damaged_problem("Image", example.image, data["Image"])
-    return datasets.size_problem(
-        example, image.shape[:2], label.shape
-    ) or datasets.ids_problem(
+    wrong_size = datasets.size_problem(example, image.shape[:2], label.shape)
+    if wrong_size:
+        return wrong_size + _orientation_hint(data["Image"], label.shape)
+    return datasets.ids_problem(
         info, kind, example.label, tf.unique(label.ravel()).y.numpy().tolist()
+    )
+
+
+def _orientation_hint(image: bytes, label_size) -> str:
+    """A further sentence when applying the EXIF orientation would make the sizes agree.
+
+    Viewers apply it, so a label drawn in one has the size of the turned image.
+    """
+    with Image.open(io.BytesIO(image)) as opened:
+        turned = opened.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        if not turned or opened.size != tuple(label_size):
+            return ""
+    return (
+        " The image's EXIF orientation would turn it to that size, but pixels are read "
+        "as they are stored; turn them with `mogrify -auto-orient`."
     )
 
 

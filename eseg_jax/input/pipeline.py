@@ -30,8 +30,9 @@ class Source:
     Attributes:
       ids: names of the examples.
       table: uint8 [256], label value -> train id.
-      read: index -> (label uint8 [h, w], box -> image uint8 [h', w', 3] of that box or
-        of everything when None). Runs inside the graph; fails on a broken file.
+      read: index -> (int32 [2], height and width; box -> (image uint8 [h, w, 3], label
+        uint8 [h, w]) of that box, or of everything when None). Runs inside the graph;
+        fails on a broken file.
       problem: index -> sentence about what is wrong with the example, or None.
       load_train, load_eval: what makes an element of an example, if it is not an image
         with a label map; take and return what `_load_train` and `_load_eval` do.
@@ -128,7 +129,7 @@ def eval_batches(
             raise InputError(problem) from None
         sizes: dict[tuple, int] = {}
         for index in rows:
-            sizes.setdefault(tuple(source.read(index)[0].shape), index)
+            sizes.setdefault(tuple(source.read(index)[0].numpy()), index)
         if len(sizes) > 1:
             (a, first), (b, second), *_ = sizes.items()
             raise InputError(
@@ -188,13 +189,12 @@ def _load_train(source: Source, config, stand_in, number, index):
     index = stand_in[index]
     key = tf.stack([tf.constant(config.seed, tf.int64), number])
 
-    label, image_of = source.read(index)
-    size = tf.shape(label)
+    size, load = source.read(index)
     window = transforms.random_window(key, size, crop, tuple(options.scale))
     box, target = transforms.place_window(window, size, crop)
-    example = {"image": image_of(box), "label": transforms.crop_to(label, box)}
-    example = transforms.resize(example, target[2:])
-    example["label"] = tf.gather(source.table, tf.cast(example["label"], tf.int32))
+    image, label = load(box)
+    example = {"image": image, "label": label}
+    example = transforms.resize(example, target[2:], source.table)
     example = transforms.random_colour(
         example,
         key,
@@ -210,10 +210,10 @@ def _load_train(source: Source, config, stand_in, number, index):
 
 
 def _load_eval(source: Source, index, real):
-    label, image_of = source.read(index)
+    image, label = source.read(index)[1](None)
     label = tf.gather(source.table, tf.cast(label, tf.int32))
     return {
-        "image": image_of(None),
+        "image": image,
         "label": tf.where(real, label, tf.constant(IGNORE, tf.uint8)),
         "index": tf.where(real, index, -1),
         "mask": real,
@@ -244,20 +244,23 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
         )
     images = tf.constant([example.image for example in examples])
     labels = tf.constant([example.label for example in examples])
-    # A JPEG decoder stops once it has the crop. Were broken files tolerated, whether a
-    # truncated one counts as broken would then depend on the crop, and a resumed run
-    # could differ from an unbroken one.
-    decode_whole = config.input.max_broken_files > 0
+    # A decoder that has the crop stops. Were broken files tolerated, whether a damaged
+    # one counts as broken would then depend on the crop, and a resumed run could differ
+    # from an unbroken one.
+    whole = config.input.max_broken_files > 0
 
     def read(index):
-        label = folders.read_label(labels[index], kind)
+        image, label = tf.io.read_file(images[index]), tf.io.read_file(labels[index])
+        size = folders.image_size(image)
+        tf.debugging.Assert(tf.reduce_all(size == folders.png_size(label)), [index])
 
-        def image_of(box):
-            return folders.read_image(
-                images[index], tf.shape(label), box, decode_whole=decode_whole
+        def load(box):
+            return (
+                folders.decode_image(image, box, decode_whole=whole),
+                folders.decode_label(label, kind, box, decode_whole=whole),
             )
 
-        return label, image_of
+        return size, load
 
     return Source(
         ids=[example.id for example in examples],
@@ -275,10 +278,13 @@ def _scene_source(config, split: str) -> Source:
         image, label = tf.numpy_function(draw, [index], [tf.uint8, tf.uint8])
         image = tf.ensure_shape(image, (*size, 3))
         label = tf.ensure_shape(label, size)
-        return (
-            label,
-            lambda box: image if box is None else transforms.crop_to(image, box),
-        )
+
+        def load(box):
+            if box is None:
+                return image, label
+            return transforms.crop_to(image, box), transforms.crop_to(label, box)
+
+        return tf.constant(size), load
 
     return Source(
         ids=[f"{split}_{index:06d}" for index in range(num_examples(config, split))],

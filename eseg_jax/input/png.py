@@ -22,7 +22,7 @@ except ImportError:  # no wheel for this machine: the same pixels, only slower
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_PALETTE, _GREY = 3, 0
+_PALETTE = 3
 _STORED_BLOCK = 0xFFFF  # bytes in a block of deflate that is not compressed
 
 
@@ -72,32 +72,13 @@ def cut(data: bytes, height: int, width: int, *, inflate_all: bool = False) -> b
             *(
                 part
                 for name, content in chunks
-                if name == b"PLTE"
+                if name == b"PLTE" and colour == _PALETTE
                 for part in _chunk(name, [content])
             ),
             *_chunk(b"IDAT", _stored(memoryview(kept))),
             *_chunk(b"IEND", []),
         ]
     )
-
-
-def palette_as_grey(data: bytes) -> bytes:
-    """A PNG of the indices of a palette PNG; any other file as it is.
-
-    An index of fewer than 8 bits is scaled up like any grey value: 4 bits by 17.
-    """
-    if data[:8] != SIGNATURE or data[25:26] != bytes([_PALETTE]):
-        return data
-    header = bytearray(data[16:29])
-    header[9] = _GREY
-    # What belongs to the palette has no place in a grey PNG.
-    rest = [chunk for chunk in _chunks(data) if chunk[0] not in (b"PLTE", b"tRNS")]
-    if not rest or rest[-1][0] != b"IEND":
-        return data[:33]  # truncated; left at that, no decoder takes it
-    parts = [SIGNATURE, *_chunk(b"IHDR", [header])]
-    for name, content in rest[1:]:
-        parts += _chunk(name, [content])
-    return b"".join(parts)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:

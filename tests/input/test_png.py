@@ -95,22 +95,3 @@ def test_damage_below_the_part_is_noticed_when_asked_for():
     assert len(png.cut(data, 3, 11)) < len(data)
     assert png.cut(data, 3, 11, inflate_all=True) == data
     assert png.cut(data, 6, 11) == data
-
-
-@pytest.mark.parametrize(("bits", "scale"), [(1, 255), (2, 85), (4, 17), (8, 1)])
-def test_palette_as_grey_shows_the_indices(bits, scale):
-    indices = _RNG.integers(0, 2**bits, (7, 9), np.uint8)
-    image = Image.fromarray(indices)
-    image.putpalette(_RNG.integers(0, 256, 3 * 2**bits, np.uint8).tobytes())
-    data = _encode(image, bits=bits, transparency=0)
-    grey = png.palette_as_grey(data)
-    decoded = tf.io.decode_png(grey, channels=1)[..., 0].numpy()
-    np.testing.assert_array_equal(decoded, indices * scale)
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        tf.io.decode_png(png.palette_as_grey(data[:-20]))
-
-
-def test_other_files_are_not_palettes():
-    data = _encode(_photo(5, 7))
-    assert png.palette_as_grey(data) == data
-    assert png.palette_as_grey(b"\xff\xd8\xff") == b"\xff\xd8\xff"

@@ -4,6 +4,8 @@ import pytest
 from eseg_jax.input import transforms
 from eseg_jax.input.tf_cpu import tf
 
+_SAME = np.arange(256, dtype=np.uint8)
+
 
 def _key(element, seed=0):
     return tf.constant([seed, element], tf.int64)
@@ -78,7 +80,7 @@ def test_place_window(window, size, crop, box, target):
 def test_resize_is_half_pixel_bilinear_and_nearest():
     row = np.array([[0, 100]], np.uint8)
     example = {"image": np.stack([row] * 3, axis=-1), "label": tf.constant(row)}
-    wide = transforms.resize(example, (1, 4))
+    wide = transforms.resize(example, (1, 4), _SAME)
     np.testing.assert_array_equal(wide["image"][0, :, 0], [0, 25, 75, 100])
     np.testing.assert_array_equal(wide["label"][0], [0, 0, 100, 100])
     assert wide["image"].dtype == tf.uint8 and wide["label"].dtype == tf.uint8
@@ -87,10 +89,22 @@ def test_resize_is_half_pixel_bilinear_and_nearest():
 def test_shrinking_by_two_averages_neighbours():
     row = np.array([[0, 10, 100, 201]], np.uint8)
     example = {"image": np.stack([row] * 3, axis=-1), "label": tf.constant(row)}
-    small = transforms.resize(example, (1, 2))
-    # 150.5 is a tie; tf.round goes to the even number.
-    np.testing.assert_array_equal(small["image"][0, :, 2], [5, 150])
+    small = transforms.resize(example, (1, 2), _SAME)
+    # 150.5 is a tie; halves go up.
+    np.testing.assert_array_equal(small["image"][0, :, 2], [5, 151])
     np.testing.assert_array_equal(small["label"][0], [10, 201])
+
+
+def test_labels_are_resized_as_tensorflow_does_and_mapped():
+    rng = np.random.default_rng(0)
+    table = rng.permutation(_SAME)
+    for _ in range(50):
+        h, w, *size = rng.integers(1, 300, 4)
+        label = rng.integers(0, 256, (h, w), np.uint8)
+        example = {"image": tf.zeros((h, w, 3), tf.uint8), "label": tf.constant(label)}
+        expected = tf.image.resize(label[..., None], size, method="nearest")[..., 0]
+        mapped = transforms.resize(example, tf.constant(size), table)["label"]
+        np.testing.assert_array_equal(mapped, table[expected.numpy()])
 
 
 def test_padding_is_the_mean_colour_and_255():
