@@ -78,7 +78,21 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
         }
     )
 
-    config.eval = ConfigDict({"batch_size": 8, "weights": "ema", "images": 8})
+    config.eval = ConfigDict(
+        {
+            "batch_size": 8,
+            "weights": "ema",
+            "images": 8,  # shown in the report
+            "worst": 4,  # shown besides: those with the lowest mIoU
+            # How an image is tested: see the fields of eseg_jax/protocols.py.
+            "scales": (1.0,),
+            "flip": False,
+            "average": "probabilities",
+            "window": (),
+            "overlap": 1 / 3,
+            "size": (),
+        }
+    )
     config.log_every = 50
     config.eval_every = 2_000
     config.checkpoint_every = 2_000

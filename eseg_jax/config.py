@@ -113,6 +113,31 @@ def validate(config: ConfigDict) -> None:
         config.eval.weights,
         "must be ema or raw",
     )
+    for field, ok, rule in (
+        (
+            "scales",
+            lambda x: x and min(x) > 0,
+            "must be positive factors, at least one",
+        ),
+        (
+            "average",
+            lambda x: x in ("probabilities", "logits"),
+            "must be probabilities or logits",
+        ),
+        (
+            "window",
+            lambda x: len(x) in (0, 2) and all(side > 0 for side in x),
+            "must be (h, w) in pixels, or () for whole images",
+        ),
+        ("overlap", lambda x: 0 <= x < 1, "is a share of the window in [0, 1)"),
+        (
+            "size",
+            lambda x: len(x) <= 2 and all(side > 0 for side in x),
+            "must be (h, w), (short side,) or () for images as they are",
+        ),
+    ):
+        value = config.eval[field]
+        check(ok(value), f"eval.{field}", value, rule)
     if problems:
         raise ConfigError(
             f"The configuration has {len(problems)} mistake"

@@ -1,9 +1,11 @@
-"""A split's mIoU: whole images at their own size, one scale, no flip (ESeg §4.2)."""
+"""A split's mIoU, by one of `protocols`; the default is one pass (ESeg §4.2)."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import logging
 from typing import Any
 
 import jax
@@ -13,9 +15,24 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from eseg_jax import checkpoint, input, models, optimizer, sharding, state, steps
+from eseg_jax import (
+    checkpoint,
+    cityscapes,
+    input,
+    metrics,
+    models,
+    optimizer,
+    protocols,
+    sharding,
+    state,
+    steps,
+)
 from eseg_jax.config import validate
-from eseg_jax.metrics import summarize
+from eseg_jax.input import datasets
+from eseg_jax.report.files import write_scores, write_text
+from eseg_jax.reporting import write_worst
+
+_logger = logging.getLogger(__name__)
 
 
 def create_model(config: ConfigDict, num_classes: int):
@@ -28,65 +45,151 @@ def create_model(config: ConfigDict, num_classes: int):
 
 
 def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
-    """Compiles the evaluation step for a mesh, once for each size of image."""
+    """Compiles the evaluation step for a mesh, once for each size of image.
+
+    Where `config.eval.size` resizes images before the network, only the network is
+    compiled as a whole, once for each of its few input sizes: ADE20K's 2,000 images
+    have nearly as many sizes. They are not padded to fewer, because pooling over a
+    whole image (ESeg's squeeze-and-excitation, SFNet's PPM) would see the padding and
+    the score would be another.
+    """
     info = models.info(config.model.name)
+    protocol = protocols.from_config(config.eval)
     step = steps.make_eval_step(
-        model, mean=info.mean, std=info.std, num_classes=num_classes
+        model,
+        mean=info.mean,
+        std=info.std,
+        num_classes=num_classes,
+        protocol=protocol,
     )
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
-    return jax.jit(step, in_shardings=(whole, split), out_shardings=(whole, split))
+    where = {"confusion": whole, "per_image": whole, "prediction": split}
+    if protocol.few_network_sizes:
+        place = jax.jit(lambda counts: counts, out_shardings=where)
+        return lambda variables, batch: place(step(variables, batch))
+    return jax.jit(step, in_shardings=(whole, split), out_shardings=where)
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What one pass over a split found.
+
+    Attributes:
+      confusion: int64 [c, c] of all processes, rows are the truth.
+      scores: (id, mIoU, pixel accuracy) of every image of the split, in its order. An
+        image's mIoU is the mean over the classes in its truth or prediction; what has
+        no pixel is None.
+      samples: images of this process spread over its part of the split, each a dict of
+        "id", "image", "label", "prediction" and "miou".
+      worst: this process's images of the lowest mIoU, the worst first.
+    """
+
+    confusion: np.ndarray
+    scores: list[tuple[str, float | None, float | None]]
+    samples: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
 
 
 def evaluate_split(
-    eval_step, variables: dict[str, Any], config: ConfigDict, mesh: Mesh
-) -> tuple[np.ndarray, dict[str, list]]:
+    eval_step,
+    variables: dict[str, Any],
+    config: ConfigDict,
+    mesh: Mesh,
+    instances: cityscapes.InstanceCounts | None = None,
+) -> Evaluation:
     """Runs over the evaluation split once.
 
     Args:
       eval_step: from `jit_eval_step`.
-      variables: the model's, replicated over the mesh.
+      variables: the model's.
       config: says which dataset and split.
       mesh: where batches go.
-
-    Returns:
-      The confusion matrix of all processes, int64 [c, c], rows are the truth; and up
-      to `config.eval.images` examples of this process, spread over its part of the
-      split, as lists "id", "image", "label" and "prediction".
+      instances: what counts the instances in this process's predictions, if anything.
     """
-    confusion: np.ndarray | int = 0
-    samples: dict[str, list] = {"id": [], "image": [], "label": [], "prediction": []}
+    split, batch_size = config.dataset.eval_split, config.eval.batch_size
+    ids = input.example_ids(config, split)
+    local = batch_size // jax.process_count()
     # Neighbours in a split are often frames of one video: show some far apart.
-    count = input.num_examples(config, config.dataset.eval_split)
-    local_count = count // jax.process_count()
-    apart, seen = max(1, local_count // max(1, config.eval.images)), 0
+    apart = max(1, len(ids) // jax.process_count() // max(1, config.eval.images))
+    found = Evaluation(np.int64(0), [], [], [])
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     batches = input.eval_batches(
         config,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    for batch in batches:
+    for number, batch in enumerate(batches):
         arrays = {name: batch[name] for name in ("image", "label")}
         arrays = sharding.put_batch(arrays, mesh)
         with jax.set_mesh(mesh):
-            counts, predictions = eval_step(variables, arrays)
-        rows = np.flatnonzero(batch["mask"])
-        room = config.eval.images - len(samples["id"])
-        rows = rows[(seen + rows) % apart == 0][:room]
-        seen += len(batch["mask"])
-        if len(rows):
-            batch["prediction"] = sharding.local_rows(predictions)
-            for name, values in samples.items():
-                values.extend(batch[name][row] for row in rows)
+            counts = eval_step(variables, arrays)
         # int64 on the host: an int32 sum overflows on a training split.
-        confusion = confusion + np.asarray(counts, np.int64)
-    return confusion, samples
+        found.confusion = found.confusion + np.asarray(counts["confusion"], np.int64)
+        scores = metrics.image_scores(np.asarray(counts["per_image"]))
+        first = number * batch_size
+        found.scores += [
+            (name, *score)
+            for name, score in zip(
+                ids[first : first + batch_size], scores, strict=False
+            )
+        ]
+
+        # This process's images; their predictions are fetched only when wanted.
+        scores = scores[jax.process_index() * local :][:local]
+        rows = [row for row in range(local) if batch["mask"][row]]
+        sampled = [row for row in rows if (number * local + row) % apart == 0]
+        sampled = sampled[: config.eval.images - len(found.samples)]
+        bad = [row for row in rows if _is_worse(scores[row][0], found.worst, config)]
+        if not (sampled or bad or instances):
+            continue
+        batch["prediction"] = sharding.local_rows(counts["prediction"])
+        parts = ("id", "image", "label", "prediction")
+
+        def example(row, batch=batch, scores=scores, parts=parts):
+            return {p: batch[p][row] for p in parts} | {"miou": scores[row][0]}
+
+        found.samples += map(example, sampled)
+        worst = sorted([*found.worst, *map(example, bad)], key=lambda x: x["miou"])
+        found.worst = worst[: config.eval.worst]
+        for row in rows if instances else ():
+            instances.add(batch["id"][row], batch["prediction"][row])
+    return found
+
+
+def _is_worse(miou: float | None, worst: list, config: ConfigDict) -> bool:
+    if miou is None or not config.eval.worst:
+        return False
+    return len(worst) < config.eval.worst or miou < worst[-1]["miou"]
+
+
+def _instance_counts(config, dataset) -> cityscapes.InstanceCounts | None:
+    """Ready to count the evaluation split's instances; None where they are unknown."""
+    if config.dataset.name != "cityscapes":
+        return None
+    split, root = config.dataset.eval_split, config.dataset.root
+    examples = datasets.list_split(dataset, split, root).examples
+    files = {x.id: cityscapes.instance_file(x.label) for x in examples}
+    missing = [file for file in files.values() if not epath.Path(file).exists()]
+    if missing:
+        _logger.warning(
+            "No iIoU: %d of %d images have no file of instances, first %s.",
+            len(missing),
+            len(files),
+            missing[0],
+        )
+        return None
+    return cityscapes.InstanceCounts(dataset.class_names, files)
 
 
 def evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Evaluates the latest checkpoint of a run; writes and returns its record.
 
     The record, workdir/evaluation/<split>_<step>_<weights>.json, says what was
-    measured: the metrics, the step, split, scale, weights and the configuration's hash.
+    measured: the metrics, the step, split, protocol, weights and the configuration's
+    hash. Beside it lie the scores of every image (.csv) and panels of the worst ones.
+    Another protocol than a single pass adds eight digits of its hash to the name.
+    On Cityscapes the IoU of categories is there too, and that of instances if all
+    images have a gtFine_instanceIds file.
 
     Raises:
       CheckpointError: there is no checkpoint, or it is another model's.
@@ -94,6 +197,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     validate(config)
     dataset = input.dataset_info(config)
     mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.for_batches(mesh, config.eval.batch_size)
     sharding.check_batch_size(config.eval.batch_size, mesh, "config.eval.batch_size")
     model = create_model(config, dataset.num_classes)
     shapes = jax.eval_shape(
@@ -114,24 +218,37 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     trained, _ = restored
     step = int(trained.step)
     eval_step = jit_eval_step(config, model, dataset.num_classes, mesh)
-    confusion, _ = evaluate_split(
-        eval_step, trained.variables(config.eval.weights), config, mesh
-    )
+    variables = trained.variables(config.eval.weights)
+    instances = _instance_counts(config, dataset)
+    found = evaluate_split(eval_step, variables, config, mesh, instances)
+    protocol = str(protocols.from_config(config.eval))
     text = json.dumps(config.to_dict(), sort_keys=True)
     record = {
         "step": step,
         "dataset": config.dataset.name,
         "split": config.dataset.eval_split,
-        "scale": "whole image at its own size, single scale, no flip",
+        "images": len(found.scores),
+        "protocol": protocol,
         "weights": config.eval.weights,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        **summarize(confusion, dataset.class_names),
+        **metrics.summarize(found.confusion, dataset.class_names),
     }
+    if config.dataset.name == "cityscapes":
+        record |= cityscapes.category_scores(found.confusion, dataset.class_names)
+    if instances:
+        instances.add_processes(sharding.sum_over_processes)
+        record |= instances.scores(found.confusion)
     if jax.process_index() == 0:
         folder = epath.Path(workdir) / "evaluation"
+        name = f"{config.dataset.eval_split}_{step}_{config.eval.weights}"
+        if protocol != str(protocols.SINGLE):
+            name += "_" + hashlib.sha256(protocol.encode()).hexdigest()[:8]
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{config.dataset.eval_split}_{step}_{config.eval.weights}.json"
         text = json.dumps(record, indent=2)
-        (folder / name).write_text(text + "\n")
+        write_text(folder / f"{name}.json", text + "\n")
+        write_scores(folder / f"{name}.csv", step, found.scores)
+        write_worst(
+            folder / name, step, found.worst, dataset.colours, dataset.class_names
+        )
         print(text)
     return record

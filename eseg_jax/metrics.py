@@ -82,6 +82,21 @@ def summarize(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def image_scores(counts: np.ndarray) -> list[tuple[float | None, float | None]]:
+    """mIoU and pixel accuracy of each image alone, by the rules of `summarize`.
+
+    Args:
+      counts: integer `[n, 3, c]`: pixels of each class that are right, that are truly
+        of it, and that are predicted as it where the truth is known.
+    """
+    scores = []
+    for hits, truth, predicted in np.asarray(counts, np.int64):
+        union = truth + predicted - hits
+        iou = [_ratio(*pair) for pair in zip(hits, union, strict=True)]
+        scores.append((_mean(iou), _ratio(hits.sum(), truth.sum())))
+    return scores
+
+
 def boundary_radius(threshold: float, height: int, width: int) -> int:
     """Pixels a boundary may be off: a share of the diagonal, rounded up.
 

@@ -8,7 +8,9 @@ Files in the workdir (a local folder or any bucket that `etils.epath` opens):
     timing.jsonl           wall-clock of every log interval, split by activity
     timing.json            its sums, written at the end
     confusion_<split>.csv  the latest confusion matrix, rows are the truth
+    scores_<split>.csv     mIoU and pixel accuracy of every image, latest evaluation
     images/                <step>_<name>.png: input, truth, prediction, error
+    worst/                 <rank>_<name>.png, the same of the images of lowest mIoU
     events.out.tfevents.*  the same scalars for TensorBoard
     report.html            everything above on one page (see `report/page.py`)
 """
@@ -35,6 +37,7 @@ from eseg_jax.report.files import (
     file_name,
     plain,
     read_table,
+    write_scores,
     write_table,
     write_text,
 )
@@ -136,6 +139,54 @@ class Lap:
         return split, images, images / training if images and training else None
 
 
+# ---------------------------------------------------------------- pictures
+
+
+def _panel(example: dict, colours, class_names) -> tuple[np.ndarray, tuple[int, int]]:
+    """A panel of one image, thinned if it is wide, and the (h, w) of its tiles."""
+    maps = (example[name] for name in ("image", "label", "prediction"))
+    maps = [panels.thin(np.asarray(m), _MAX_TILE_WIDTH) for m in maps]
+    return panels.panel(*maps, colours, class_names), maps[1].shape
+
+
+def write_worst(folder, step: int, worst, colours, class_names) -> list[page.Worst]:
+    """Replaces the panels in a folder by those of the worst images, the worst first.
+
+    Args:
+      folder: gets `<rank>_<name>.png`.
+      step: of the weights that predicted.
+      worst: dicts as for `Reporter.log_images`, with "miou".
+      colours, class_names: uint8 `[c, 3]` and c names.
+    """
+    folder, shown = epath.Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.png"):
+        path.unlink()
+    for rank, example in enumerate(worst, start=1):
+        pixels, tile = _panel(example, colours, class_names)
+        name = file_name(str(example["id"]))
+        notes = {"step": str(step), "miou": repr(float(example["miou"]))}
+        png = panels.encode(pixels, tile, **notes)
+        (folder / f"{rank}_{name}.png").write_bytes(png)
+        tiles = panels.cut(pixels, tile)
+        shown.append(page.Worst(name, step, float(example["miou"]), tiles))
+    return shown
+
+
+def read_worst(folder) -> list[page.Worst]:
+    """What `write_worst` left in a folder, the worst first."""
+    found = []
+    for path in sorted(
+        epath.Path(folder).glob("*_*.png"),
+        key=lambda path: int(path.stem.split("_")[0]),
+    ):
+        png = path.read_bytes()
+        notes, name = panels.notes(png), path.stem.split("_", 1)[1]
+        step, miou = int(notes["step"]), float(notes["miou"])
+        found.append(page.Worst(name, step, miou, panels.decode(png)))
+    return found
+
+
 # ---------------------------------------------------------------- the reporter
 
 
@@ -200,6 +251,7 @@ class Reporter:
         self._confusions: dict[str, tuple[int, np.ndarray]] = {}
         self._pictures: dict[str, tuple[int, dict]] = {}
         self._film: dict[str, dict[int, np.ndarray]] = {}
+        self._worst: list[page.Worst] = []
         self._loss = None
         self._start_clock(0)
 
@@ -234,6 +286,7 @@ class Reporter:
                 tags = path.name.removeprefix("confusion_").removesuffix(".csv")
                 self._confusions[tags] = (saved_at, matrix)
         self._load_pictures(step)
+        self._worst = [w for w in read_worst(self._workdir / "worst") if w.step <= step]
         self._start_clock(step)
 
     @property
@@ -266,7 +319,9 @@ class Reporter:
         self._events.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
         self._log_time(step)
 
-    def log_eval(self, step: int, split: str, summary: dict, confusion) -> None:
+    def log_eval(
+        self, step: int, split: str, summary: dict, confusion, scores=()
+    ) -> None:
         """Logs an evaluation and rewrites the report.
 
         Args:
@@ -275,6 +330,7 @@ class Reporter:
           summary: as `metrics.summarize` returns, and what else names the evaluation:
             "weights": "ema", scales, …
           confusion: int64 `[c, c]`, rows are the truth.
+          scores: (id, mIoU, pixel accuracy) of each image.
         """
         if not self._active:
             return
@@ -289,34 +345,44 @@ class Reporter:
         self._confusions[tags] = (step, np.asarray(confusion))
         path = self._workdir / f"confusion_{tags}.csv"
         write_table(path, step, self._class_names, self._confusions[tags][1])
+        if scores:
+            write_scores(self._workdir / f"scores_{tags}.csv", step, scores)
         self._log_time(step)
         shown = ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())
         self._say(f"step {step}  {series}: {shown}")
         with self.section("evaluation"):
             self._write_report(step)
 
-    def log_images(self, step: int, names, images, labels, predictions) -> None:
+    def log_images(self, step: int, examples: Sequence[dict]) -> None:
         """Writes a panel of each image and rewrites the report.
 
         Args:
           step: of the weights that predicted.
-          names: n strings; made safe for file names.
-          images: uint8 `[n, h, w, 3]`, RGB, or a list of `[h, w, 3]`.
-          labels, predictions: uint8 `[n, h, w]` of train ids, or lists of `[h, w]`.
+          examples: dicts of "id", made safe for file names, "image" uint8 `[h, w, 3]`,
+            RGB, "label" and "prediction" uint8 `[h, w]` of train ids.
         """
         if not self._active:
             return
         folder = self._workdir / "images"
         with self.section("evaluation"):
             folder.mkdir(parents=True, exist_ok=True)
-            for name, *maps in zip(names, images, labels, predictions, strict=True):
-                maps = [panels.thin(np.asarray(m), _MAX_TILE_WIDTH) for m in maps]
-                pixels = panels.panel(*maps, self._colours, self._class_names)
-                tile = maps[1].shape
-                name = file_name(str(name))
+            for example in examples:
+                pixels, tile = _panel(example, self._colours, self._class_names)
+                name = file_name(str(example["id"]))
                 png = panels.encode(pixels, tile)
                 (folder / f"{step}_{name}.png").write_bytes(png)
                 self._keep_picture(step, name, panels.cut(pixels, tile))
+            self._write_report(step)
+
+    def log_worst(self, step: int, worst: Sequence[dict]) -> None:
+        """Replaces the panels of the worst images; see `write_worst`."""
+        if not self._active:
+            return
+        folder = self._workdir / "worst"
+        with self.section("evaluation"):
+            self._worst = write_worst(
+                folder, step, worst, self._colours, self._class_names
+            )
             self._write_report(step)
 
     def section(self, name: str):
@@ -433,5 +499,6 @@ class Reporter:
             confusion=self._confusions.get(file_name(main)) if main else None,
             pictures=self._pictures,
             film=self._film,
+            worst=self._worst,
         )
         write_text(self._workdir / "report.html", page.page(run))

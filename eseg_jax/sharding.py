@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -41,6 +42,16 @@ def make_mesh(axes: Mapping[str, int], devices=None) -> Mesh:
         axis_types=(AxisType.Auto,) * len(sizes),
         devices=devices,
     )
+
+
+def for_batches(mesh: Mesh, batch_size: int) -> Mesh:
+    """The mesh; for batches smaller than it, as images of many sizes make them, a part.
+
+    Only a lone process can leave devices out.
+    """
+    if jax.process_count() > 1 or batch_size >= mesh.shape["data"]:
+        return mesh
+    return make_mesh({"data": batch_size}, list(mesh.devices.flat[:batch_size]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -78,3 +89,12 @@ def local_rows(array: jax.Array) -> np.ndarray:
     """This process's rows of an array split along its first axis, in order."""
     shards = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Sum of every process's float64 array, in float64."""
+    if jax.process_count() == 1:
+        return values
+    # As bits: on the way through the devices float64 would become float32.
+    bits = multihost_utils.process_allgather(values.view(np.uint32))
+    return np.asarray(bits).view(np.float64).sum(axis=0)

@@ -6,14 +6,16 @@ the gradient those of the global batch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from eseg_jax import models, rng
+from eseg_jax import models, protocols, rng
 from eseg_jax.metrics import confusion_matrix, top_counts
+from eseg_jax.protocols import SINGLE, Protocol
 from eseg_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -124,34 +126,60 @@ def make_train_step(
     return train_step
 
 
-def make_predict_step(model, *, mean, std) -> Callable[[Mapping, jax.Array], jax.Array]:
+def make_predict_step(
+    model, *, mean, std, protocol: Protocol = SINGLE
+) -> Callable[[Mapping, jax.Array], jax.Array]:
     """Makes step(variables, uint8 images [n, h, w, 3]) -> logits [n, h, w, classes].
 
     The logits are enlarged to the size of the images before anything is decided:
-    the order that the published mIoU stands for.
+    the order that the published mIoU stands for. Softmax over them gives the
+    probabilities, also where the protocol averages several passes.
     """
 
+    # Inside a compiled step this is part of it; where the step is not compiled, for
+    # images of many sizes, the network still is, once for each size it sees.
+    @jax.jit
+    def network(variables, images):
+        return model.apply(variables, images, train=False)["logits"]
+
     def predict_step(variables, images):
-        outputs = model.apply(variables, normalise(images, mean, std), train=False)
-        return models.enlarge(model)(outputs["logits"], images.shape[1:3])
+        return protocols.predict(
+            functools.partial(network, variables),
+            normalise(images, mean, std),
+            protocol,
+            models.enlarge(model),
+        )
 
     return predict_step
 
 
 def make_eval_step(
-    model, *, mean, std, num_classes: int
-) -> Callable[[Mapping, Batch], tuple[jax.Array, jax.Array]]:
-    """Makes step(variables, batch) -> (confusion int32 [c, c], labels uint8 [n, h, w]).
+    model, *, mean, std, num_classes: int, protocol: Protocol = SINGLE
+) -> Callable[[Mapping, Batch], dict[str, jax.Array]]:
+    """Makes step(variables, batch) -> counts and predictions.
 
+    "confusion" int32 [c, c] is the batch's, "per_image" int32 [n, 3, c] has the pixels
+    that are right, true and predicted of each class, "prediction" is uint8 [n, h, w].
     Rows that only fill a batch hold nothing but 255 and so count nowhere. int32 is
     exact for one batch; the sum over a split belongs in int64, on the host.
     """
-    predict = make_predict_step(model, mean=mean, std=std)
+    predict = make_predict_step(model, mean=mean, std=std, protocol=protocol)
+
+    @jax.jit
+    def count(labels, logits):
+        predictions = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+        each = jax.vmap(lambda *pair: confusion_matrix(*pair, num_classes))(
+            labels, predictions
+        )
+        hits = jnp.diagonal(each, axis1=1, axis2=2)
+        return {
+            "confusion": each.sum(axis=0),
+            "per_image": jnp.stack([hits, each.sum(axis=2), each.sum(axis=1)], axis=1),
+            "prediction": predictions,
+        }
 
     def eval_step(variables, batch: Batch):
-        predictions = jnp.argmax(predict(variables, batch["image"]), axis=-1)
-        predictions = predictions.astype(jnp.uint8)
-        return confusion_matrix(batch["label"], predictions, num_classes), predictions
+        return count(batch["label"], predict(variables, batch["image"]))
 
     return eval_step
 

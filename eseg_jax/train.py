@@ -19,6 +19,7 @@ from eseg_jax import (
     metrics,
     models,
     optimizer,
+    protocols,
     rng,
     sharding,
     state,
@@ -52,7 +53,10 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     micro_batch = config.input.batch_size // config.accumulate_steps
     sharding.check_batch_size(micro_batch, mesh, "config.input.batch_size")
-    sharding.check_batch_size(config.eval.batch_size, mesh, "config.eval.batch_size")
+    eval_mesh = sharding.for_batches(mesh, config.eval.batch_size)
+    sharding.check_batch_size(
+        config.eval.batch_size, eval_mesh, "config.eval.batch_size"
+    )
 
     # ---- Model, optimiser, state -----------------------------------------------
     model = evaluate.create_model(config, dataset.num_classes)
@@ -136,7 +140,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             )
             .compile()
         )
-    eval_step = evaluate.jit_eval_step(config, model, dataset.num_classes, mesh)
+    eval_step = evaluate.jit_eval_step(config, model, dataset.num_classes, eval_mesh)
 
     # ---- Loop ------------------------------------------------------------------
     batches = input.train_batches(
@@ -156,23 +160,22 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             due = step % config.eval_every == 0 or step == total
             if due and step > evaluated and not stop:
                 with reporter.section("evaluation"):
-                    confusion, samples = evaluate.evaluate_split(
+                    found = evaluate.evaluate_split(
                         eval_step,
                         train_state.variables(config.eval.weights),
                         config,
-                        mesh,
+                        eval_mesh,
                     )
-                summary = metrics.summarize(confusion, dataset.class_names)
+                summary = metrics.summarize(found.confusion, dataset.class_names)
                 miou, evaluated = summary["miou"], step
                 summary["weights"] = config.eval.weights
-                reporter.log_eval(step, config.dataset.eval_split, summary, confusion)
-                reporter.log_images(
-                    step,
-                    samples["id"],
-                    samples["image"],
-                    samples["label"],
-                    samples["prediction"],
+                summary["protocol"] = str(protocols.from_config(config.eval))
+                split_name = config.dataset.eval_split
+                reporter.log_eval(
+                    step, split_name, summary, found.confusion, found.scores
                 )
+                reporter.log_images(step, found.samples)
+                reporter.log_worst(step, found.worst)
 
             # ---- Save ----
             due = step % config.checkpoint_every == 0 or step == total or stop

@@ -16,7 +16,7 @@ ROWS = [
     {"main"},
     {"train", "evaluate", "pseudo_label"},
     {"steps", "checkpoint", "reporting", "input", "sharding"},
-    {"state", "optimizer", "losses", "metrics", "models"},
+    {"state", "optimizer", "losses", "metrics", "models", "protocols", "cityscapes"},
     {"ops", "rng", "trees", "config"},
 ]
 # Rooms of several files at the top of the package.

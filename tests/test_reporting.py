@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from eseg_jax import reporting
@@ -186,7 +187,8 @@ def test_inactive_reporter_writes_nothing(tmp_path, capsys):
     with run.section("step"):
         run.log_train(1, {"loss": 1.0})
     run.log_eval(1, "val", summary(0.5), np.eye(2))
-    run.log_images(1, ["x"], [None], [None], [None])
+    run.log_images(1, [{"id": "x"}])
+    run.log_worst(1, [{"id": "x"}])
     run.progress(1)
     run.finish(1)
     assert run.position == 0
@@ -206,13 +208,44 @@ def test_config_holds_the_config_and_its_provenance(tmp_path):
     }
 
 
+def example(name, size, miou=0.0):
+    image, label = np.full((*size, 3), 60, np.uint8), np.zeros(size, np.uint8)
+    return dict(id=name, image=image, label=label, prediction=label, miou=miou)
+
+
+def test_worst_images_replace_the_earlier_ones(tmp_path):
+    run = reporter(tmp_path)
+    run.resume(0, 0)
+    run.log_worst(2, [example("a", (6, 9), 0.125), example("b", (6, 9), 0.25)])
+    run.log_worst(4, [example("ulm/c", (6, 9), 0.375)])
+    assert [p.name for p in (tmp_path / "worst").iterdir()] == ["1_ulm-c.png"]
+    assert "ulm-c, mIoU 37.5 %" in (tmp_path / "report.html").read_text()
+
+    again = reporter(tmp_path)
+    again.resume(4, 0)
+    again.finish(4)
+    assert "ulm-c, mIoU 37.5 %" in (tmp_path / "report.html").read_text()
+    # A run resumed before that evaluation does not know it yet.
+    earlier = reporter(tmp_path)
+    earlier.resume(3, 0)
+    earlier.finish(3)
+    assert "Worst images" not in (tmp_path / "report.html").read_text()
+
+
+def test_scores_of_images_round_trip(tmp_path):
+    run = reporter(tmp_path)
+    run.resume(0, 0)
+    scores = [("a,1", 0.1, 0.2), ("b", None, None)]
+    run.log_eval(3, "val", summary(0.5), np.eye(2, dtype=int), scores)
+    path = epath.Path(tmp_path / "scores_val-ema.csv")
+    assert files.read_scores(path) == (3, {"a,1": (0.1, 0.2), "b": (None, None)})
+
+
 def test_images_get_safe_names_and_reach_the_page(tmp_path):
     run = reporter(tmp_path)
     run.resume(0, 0)
-    image = np.full((1, 6, 9, 3), 60, np.uint8)
-    label = np.zeros((1, 6, 9), np.uint8)
     for step in (2, 4):
-        run.log_images(step, ["../ulm/a 1.png"], image, label, label)
+        run.log_images(step, [example("../ulm/a 1.png", (6, 9))])
     names = sorted(p.name for p in (tmp_path / "images").iterdir())
     assert names == ["2_ulm-a-1.png.png", "4_ulm-a-1.png.png"]
 
@@ -227,8 +260,7 @@ def test_images_get_safe_names_and_reach_the_page(tmp_path):
 def test_wide_images_are_thinned(tmp_path):
     run = reporter(tmp_path)
     run.resume(0, 0)
-    label = np.zeros((4, 2048), np.uint8)
-    run.log_images(1, ["wide"], [np.zeros((4, 2048, 3), np.uint8)], [label], [label])
+    run.log_images(1, [example("wide", (4, 2048))])
     with Image.open(tmp_path / "images" / "1_wide.png") as opened:
         assert opened.width == 4 * 1024 + 3 * 4
         assert opened.info["tile"] == "2x1024"

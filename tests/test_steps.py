@@ -136,7 +136,8 @@ def test_evaluation_counts_every_valid_pixel_once():
     step = steps.make_eval_step(model, mean=(0.0,) * 3, std=(1.0,) * 3, num_classes=3)
     batch = _batch()
     batch["label"] = batch["label"].at[1].set(255)
-    confusion, predictions = step(variables, batch)
+    counts = step(variables, batch)
+    predictions = counts["prediction"]
     assert predictions.dtype == jnp.uint8 and predictions.shape == (4, 4, 4)
     expected = np.zeros((3, 3), int)
     for truth, guess in zip(
@@ -144,7 +145,12 @@ def test_evaluation_counts_every_valid_pixel_once():
     ):
         if truth != 255:
             expected[truth, guess] += 1
-    np.testing.assert_array_equal(confusion, expected)
+    np.testing.assert_array_equal(counts["confusion"], expected)
+    hits, truth, predicted = np.sum(counts["per_image"], axis=0)
+    np.testing.assert_array_equal(hits, expected.diagonal())
+    np.testing.assert_array_equal(truth, expected.sum(axis=1))
+    np.testing.assert_array_equal(predicted, expected.sum(axis=0))
+    assert not np.any(counts["per_image"][1])
 
 
 def test_unknown_weights_are_refused():

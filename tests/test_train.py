@@ -53,6 +53,11 @@ def test_run_leaves_what_it_promises(unbroken, tiny_config):
     written = json.loads((folder / "config.json").read_text())
     assert written["config"]["model"]["name"] == "eseg_lite_s"
     assert len(list((folder / "images").glob("*.png"))) == 4  # two images, twice
+    scores = (folder / "scores_val-ema.csv").read_text().splitlines()
+    assert scores[0] == "step 6,miou,pixel_accuracy" and len(scores) == 7
+    mious = {row.split(",")[0]: float(row.split(",")[1]) for row in scores[1:]}
+    worst = [path.stem[2:] for path in sorted((folder / "worst").iterdir())]
+    assert worst == sorted(mious, key=mious.get)[:4]
     assert "<svg" in (folder / "report.html").read_text()
 
 
@@ -90,7 +95,11 @@ def test_evaluate_repeats_the_last_figure(unbroken, tiny_config):
     last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
     assert record["miou"] == json.loads(last)["miou"]
     assert record["step"] == 6 and record["weights"] == "ema"
+    assert record["protocol"] == "whole image at its own size, single scale, no flip"
     assert (folder / "evaluation" / "val_6_ema.json").exists()
+    assert (folder / "evaluation" / "val_6_ema.csv").read_bytes() == (
+        folder / "scores_val-ema.csv"
+    ).read_bytes()
 
 
 def test_evaluate_without_a_checkpoint(tiny_config, tmp_path):

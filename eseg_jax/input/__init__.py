@@ -21,6 +21,7 @@ __all__ = [
     "dataset_info",
     "draw_scene",
     "eval_batches",
+    "example_ids",
     "is_classification",
     "num_examples",
     "train_batches",
@@ -88,6 +89,13 @@ def eval_batches(
     return pipeline.close_at_exit(
         pipeline.eval_batches(source, config, process_index, process_count)
     )
+
+
+def example_ids(config, split: str) -> list[str]:
+    """Names of a split's examples in sorted order, the "id" of their batches."""
+    from eseg_jax.input import pipeline
+
+    return list(pipeline.open_split(config, split).ids)
 
 
 def num_examples(config, split: str) -> int:

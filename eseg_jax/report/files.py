@@ -141,3 +141,21 @@ def read_table(path: epath.Path) -> tuple[int, list[str], np.ndarray]:
     (head, *names), *rows = csv.reader(path.read_text().splitlines())
     matrix = np.array([row[1:] for row in rows], np.int64)
     return int(head.removeprefix("step ")), names, matrix
+
+
+def write_scores(path: epath.Path, step: int, scores: Sequence[tuple]) -> None:
+    """Writes (id, mIoU, pixel accuracy) of each image as CSV; None is left empty."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([f"step {step}", "miou", "pixel_accuracy"])
+    rows.writerows(scores)
+    write_text(path, text.getvalue())
+
+
+def read_scores(path: epath.Path) -> tuple[int, dict[str, tuple]]:
+    """The step and {id: (mIoU, pixel accuracy)} that `write_scores` wrote."""
+    head, *rows = csv.reader(path.read_text().splitlines())
+    scores = {
+        name: tuple(float(x) if x else None for x in values) for name, *values in rows
+    }
+    return int(head[0].removeprefix("step ")), scores

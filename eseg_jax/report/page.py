@@ -30,6 +30,16 @@ _TIME_PARTS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Worst:
+    """An image of low mIoU: its panel's tiles by title, uint8 `[h, w, 3]`."""
+
+    name: str
+    step: int
+    miou: float
+    tiles: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What the page is made of.
 
@@ -39,6 +49,7 @@ class Run:
     confusion: (step, int64 `[c, c]`, rows are the truth) or None.
     pictures: name -> (step, {title: uint8 `[h, w, 3]`}), the latest of each image.
     film: name -> {step: uint8 `[h, w, 3]`}, small predictions of every evaluation.
+    worst: the images of lowest mIoU, the worst first.
     """
 
     config: dict
@@ -54,6 +65,7 @@ class Run:
     confusion: tuple[int, np.ndarray] | None
     pictures: dict[str, tuple[int, dict[str, np.ndarray]]]
     film: dict[str, dict[int, np.ndarray]]
+    worst: list[Worst] = dataclasses.field(default_factory=list)
 
 
 def page(run: Run) -> str:
@@ -64,6 +76,7 @@ def page(run: Run) -> str:
         _class_bars(run),
         _confusion(run),
         _pictures(run),
+        _worst(run),
         _time(run),
         _provenance(run),
     )
@@ -305,23 +318,8 @@ def _confusion(run: Run) -> str:
 def _pictures(run: Run) -> str:
     if not run.pictures:
         return ""
-    maps = [
-        t
-        for _, tiles in run.pictures.values()
-        for k, t in tiles.items()
-        if k not in _PHOTOS
-    ]
-    seen = set().union(*(np.unique(_packed(m)).tolist() for m in maps))
-    titles = list(next(iter(run.pictures.values()))[1])
-    head = "".join(f"<span>{escape(t)}</span>" for t in titles)
-    blocks = [f'<div class="tiles titles">{head}</div>']
+    blocks = []
     for name, (step, tiles) in run.pictures.items():
-        shown = "".join(
-            _image(
-                tiles[title], _TILE_WIDTH, f"{name}, {title}", photo=title in _PHOTOS
-            )
-            for title in titles
-        )
         earlier = spread(
             [s for s in sorted(run.film.get(name, {})) if s < step], _FILM_STEPS
         )
@@ -331,18 +329,59 @@ def _pictures(run: Run) -> str:
             for s in earlier
         )
         film = f'<div class="film">{film}</div>' if film else ""
-        blocks.append(
-            f'<div class="picture"><p class="note">{escape(name)}, step {step:,}</p>'
-            f'<div class="tiles">{shown}</div>{film}</div>'
-        )
-    legend = "".join(
+        blocks.append(_picture(name, f"{name}, step {step:,}", tiles, film))
+    note = "Error: red is wrong, black is not labelled. Below: earlier predictions."
+    shown = [tiles for _, tiles in run.pictures.values()]
+    return _section(
+        "Validation images",
+        note,
+        _legend(run, shown) + _titles(shown) + "".join(blocks),
+    )
+
+
+def _worst(run: Run) -> str:
+    if not run.worst:
+        return ""
+    blocks = [
+        _picture(w.name, f"{w.name}, mIoU {_percent(w.miou)} %", w.tiles)
+        for w in run.worst
+    ]
+    note = (
+        "Lowest mIoU over the classes in an image's truth or prediction. "
+        f"Step {run.worst[0].step:,}; scores of all images are in scores_*.csv."
+    )
+    shown = [w.tiles for w in run.worst]
+    return _section(
+        "Worst images", note, _legend(run, shown) + _titles(shown) + "".join(blocks)
+    )
+
+
+def _legend(run: Run, pictures: list[dict[str, np.ndarray]]) -> str:
+    """The classes whose colours occur in the label maps."""
+    maps = [t for tiles in pictures for k, t in tiles.items() if k not in _PHOTOS]
+    seen = set().union(*(np.unique(_packed(m)).tolist() for m in maps))
+    items = "".join(
         f'<li><i style="background:{_rgb(colour)}"></i>{escape(name)}</li>'
         for name, colour in zip(run.class_names, run.colours, strict=True)
         if int(_packed(colour)) in seen
     )
-    note = "Error: red is wrong, black is not labelled. Below: earlier predictions."
-    body = f'<ul class="legend">{legend}</ul>{"".join(blocks)}'
-    return _section("Validation images", note, body)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _titles(pictures: list[dict[str, np.ndarray]]) -> str:
+    head = "".join(f"<span>{escape(title)}</span>" for title in pictures[0])
+    return f'<div class="tiles titles">{head}</div>'
+
+
+def _picture(name: str, note: str, tiles: dict[str, np.ndarray], below="") -> str:
+    shown = "".join(
+        _image(tile, _TILE_WIDTH, f"{name}, {title}", photo=title in _PHOTOS)
+        for title, tile in tiles.items()
+    )
+    return (
+        f'<div class="picture"><p class="note">{escape(note)}</p>'
+        f'<div class="tiles">{shown}</div>{below}</div>'
+    )
 
 
 def _time(run: Run) -> str:

@@ -122,10 +122,12 @@ def cut(pixels: np.ndarray, tile: tuple[int, int]) -> dict[str, np.ndarray]:
     return {title: pixels[box] for title, box in tile_boxes(*tile).items()}
 
 
-def encode(pixels: np.ndarray, tile: tuple[int, int]) -> bytes:
-    """PNG of a panel that remembers the (height, width) of its tiles."""
+def encode(pixels: np.ndarray, tile: tuple[int, int], **notes: str) -> bytes:
+    """PNG of a panel that remembers the (height, width) of its tiles, and notes."""
     info = PngImagePlugin.PngInfo()
     info.add_text("tile", f"{tile[0]}x{tile[1]}")
+    for key, text in notes.items():
+        info.add_text(key, text)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", pnginfo=info, compress_level=4)
     return buffer.getvalue()
@@ -136,3 +138,9 @@ def decode(png: bytes) -> dict[str, np.ndarray]:
     with Image.open(io.BytesIO(png)) as opened:
         height, width = map(int, opened.info["tile"].split("x"))
         return cut(np.asarray(opened), (height, width))
+
+
+def notes(png: bytes) -> dict[str, str]:
+    """The notes that `encode` was given."""
+    with Image.open(io.BytesIO(png)) as opened:
+        return {k: v for k, v in opened.info.items() if isinstance(v, str)}
