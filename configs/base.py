@@ -98,6 +98,10 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     config.checkpoint_every = 2_000
     config.keep_checkpoints = 2  # the latest; the best is kept besides
     config.mesh = ConfigDict({"data": -1})  # devices along each axis; -1 = the rest
+    # Where compiled programs are kept: "auto" for JAX_COMPILATION_CACHE_DIR or else
+    # compilation_cache/ in the workdir; a folder or bucket; "" for nowhere.
+    config.compilation_cache = "auto"
+    config.profile = ""  # "10:20" writes a trace of steps 10 to 19, for xprof
 
     if dataset == "cityscapes":
         pass

@@ -34,6 +34,15 @@ def validate(config: ConfigDict) -> None:
         config.dtype,
         "must be auto, bfloat16 or float32",
     )
+    first, _, end = config.profile.partition(":")
+    check(
+        not config.profile
+        or (first + end).isdecimal()
+        and int(first or -1) < int(end or -1) <= config.total_steps,
+        "profile",
+        config.profile,
+        'must be "" or FIRST:END, such as "10:20", with END at most total_steps',
+    )
     check(
         0 <= config.ema_decay < 1, "ema_decay", config.ema_decay, "must lie in [0, 1)"
     )

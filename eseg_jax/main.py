@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     _join_processes(_DISTRIBUTED.value)
     _check_writable(_WORKDIR.value)
     config = _CONFIG.value
+    _keep_compiled(config.compilation_cache, _WORKDIR.value)
     # Imported here so that --help and a typo in a flag answer at once.
     from eseg_jax.evaluate import evaluate
     from eseg_jax.train import train
@@ -81,6 +82,14 @@ def _check_writable(workdir: str) -> None:
             f"The workdir {workdir} cannot be written ({error}); choose another "
             "--workdir or mend its permissions."
         ) from error
+
+
+def _keep_compiled(where: str, workdir: str) -> None:
+    """Lets a second start of the same program find it compiled."""
+    if where == "auto":
+        where = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        where = where or os.path.join(workdir, "compilation_cache")
+    jax.config.update("jax_compilation_cache_dir", where or None)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

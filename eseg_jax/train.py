@@ -27,6 +27,7 @@ from eseg_jax import (
     trees,
 )
 from eseg_jax.config import validate
+from eseg_jax.report import trace
 from eseg_jax.reporting import Reporter
 
 _logger = logging.getLogger(__name__)
@@ -151,9 +152,11 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     )
     start, total, scalars = step, config.total_steps, {}
     preempted = checkpoint.preemption_watch()
+    profile = trace.Trace(config.profile, workdir)
     try:
         while True:
             stop = preempted(step)
+            profile.at(step, scalars)
             miou = None
 
             # ---- Evaluate ----
@@ -197,7 +200,8 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                 arrays = sharding.put_batch(arrays, mesh)
 
             # ---- Step ----
-            with reporter.section("step"):
+            name = jax.profiler.StepTraceAnnotation("train", step_num=step)
+            with reporter.section("step"), name:
                 last = scalars
                 train_state, scalars = train_step(train_state, arrays)
                 # One step in flight keeps the device busy; a longer queue would hold

@@ -61,10 +61,11 @@ def test_all_mistakes_are_named_at_once(tiny_config):
     tiny_config.optimizer.learning_rate = -1.0
     tiny_config.input.scale = (2.0, 1.0)
     tiny_config.optimizer.frozen = "("
+    tiny_config.profile = "20:10"
     with pytest.raises(ConfigError) as error:
         validate(tiny_config)
     text = str(error.value)
-    for field in ("total_steps", "learning_rate", "input.scale", "optimizer.frozen"):
+    for field in ("total_steps", "learning_rate", "input.scale", "frozen", "profile"):
         assert f"config.{field}" in text or field in text
 
 

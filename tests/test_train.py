@@ -23,14 +23,31 @@ def unbroken(tmp_path_factory):
         assert dict(jax.sharding.get_abstract_mesh().shape) == {"data": 4}
         return normalise(*args)
 
+    log_eval = reporting.Reporter.log_eval
+
+    def counting(self, *args):
+        log_eval(self, *args)
+        runs.setdefault("compiled_at", []).append(len(compiled))
+
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
     def run(config):
         if not runs:
             folder = tmp_path_factory.mktemp("unbroken")
+            jax.monitoring.register_event_duration_secs_listener(listen)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(steps, "normalise", checking)
+                patch.setattr(reporting.Reporter, "log_eval", counting)
                 runs["state"], runs["folder"] = train(config, str(folder)), folder
+            jax.monitoring.unregister_event_duration_listener(listen)
+            runs["compiled_at"].append(len(compiled))
         return runs["state"], runs["folder"]
 
+    run.results = runs
     return run
 
 
@@ -59,6 +76,13 @@ def test_run_leaves_what_it_promises(unbroken, tiny_config):
     worst = [path.stem[2:] for path in sorted((folder / "worst").iterdir())]
     assert worst == sorted(mious, key=mious.get)[:4]
     assert "<svg" in (folder / "report.html").read_text()
+
+
+def test_nothing_compiles_after_the_first_evaluation(unbroken, tiny_config):
+    unbroken(tiny_config)
+    first, second, end = unbroken.results["compiled_at"]
+    assert first >= 2  # the train and the evaluation step
+    assert first == second == end
 
 
 def test_resumed_run_equals_unbroken_one(unbroken, tiny_config, tmp_path):

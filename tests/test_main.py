@@ -1,0 +1,61 @@
+"""What the command line sets up before a run."""
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from eseg_jax import main
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch):
+    """No cache of compiled programs before the test, none after."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    options = {"jax_persistent_cache_min_compile_time_secs": 0.0}
+    options["jax_compilation_cache_dir"] = None
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def _cache_events(function):
+    """Compiles a function; returns what the cache of compiled programs said."""
+    events = []
+
+    def listen(event, **_):
+        if event.startswith("/jax/compilation_cache/cache_"):
+            events.append(event.rpartition("/")[2])
+
+    jax.monitoring.register_event_listener(listen)
+    jax.jit(function).lower(jax.ShapeDtypeStruct((3,), float)).compile()
+    jax.monitoring.unregister_event_listener(listen)
+    return events
+
+
+def _double(x):
+    return x * 2 + 1
+
+
+def test_a_second_start_finds_the_program_compiled(fresh_cache, tmp_path):
+    main._keep_compiled("auto", str(tmp_path))
+    assert _cache_events(_double)[-1] == "cache_misses"
+    assert list((tmp_path / "compilation_cache").iterdir())
+    jax.clear_caches()  # what a new process would not know
+    assert _cache_events(_double)[-1] == "cache_hits"
+
+
+def test_where_programs_are_kept(fresh_cache, tmp_path, monkeypatch):
+    main._keep_compiled(str(tmp_path / "shared"), str(tmp_path / "run"))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "shared")
+    main._keep_compiled("auto", "gs://bucket/run")
+    assert jax.config.jax_compilation_cache_dir == "gs://bucket/run/compilation_cache"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://all/of/us")
+    main._keep_compiled("auto", "gs://bucket/run")
+    assert jax.config.jax_compilation_cache_dir == "gs://all/of/us"
+    main._keep_compiled("", str(tmp_path / "run"))
+    assert jax.config.jax_compilation_cache_dir is None
