@@ -97,7 +97,7 @@ def restore(
     step = manager.latest_step() if step is None else step
     if step is None:
         return None
-    saved = manager.item_metadata(step)["state"]
+    saved = manager.item_metadata(step)["state"].tree
     _check(saved, state, manager.directory / str(step))
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
@@ -111,9 +111,75 @@ def restore(
     return restored["state"], restored["meta"]
 
 
-def _check(saved, state: TrainState, where) -> None:
+def find(path) -> epath.Path:
+    """The folder of one checkpoint: `path` itself, or the latest of a workdir.
+
+    Nothing is opened or cleaned up: a run may be writing there.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    path = epath.Path(path).expanduser()
+    path = path if path.is_absolute() else path.resolve()
+    if (path / "meta").exists():
+        return path
+    for folder in (path / "checkpoints", path):
+        done = folder.is_dir() and [
+            step
+            for step in folder.iterdir()
+            if step.name.isdigit() and (step / "_CHECKPOINT_METADATA").exists()
+        ]
+        if done:
+            return max(done, key=lambda step: int(step.name))
+    raise CheckpointError(
+        f"{path} holds no checkpoint; give a run's workdir or one of the folders in "
+        "its checkpoints/."
+    )
+
+
+def read_meta(folder: epath.Path) -> dict[str, Any]:
+    """The `meta` that was saved in a checkpoint's folder."""
+    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
+
+
+def read_variables(
+    folder: epath.Path, variables: dict[str, Any], weights: str
+) -> dict[str, Any]:
+    """The model's variables alone, without the optimiser's state, on one device.
+
+    Args:
+      folder: of the checkpoint, from `find`.
+      variables: shapes and types of "params" and "batch_stats".
+      weights: "ema" or "raw".
+
+    Raises:
+      CheckpointError: names or shapes differ; all are listed.
+    """
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"There are no weights {weights!r}; choose ema or raw.")
+    prefix = "ema_" if weights == "ema" else ""
+    wanted = {prefix + name: tree for name, tree in variables.items()}
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    saved = reader.metadata(folder / "state").item_metadata.tree
+    _check({name: saved.get(name, {}) for name in wanted}, wanted, folder)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted
+    )
+    restored = reader.restore(
+        folder / "state",
+        args=ocp.args.PyTreeRestore(
+            item=target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        ),
+    )
+    return {name.removeprefix("ema_"): tree for name, tree in restored.items()}
+
+
+def _check(saved, state, where) -> None:
     """Compares names and shapes of a checkpoint with those of the model."""
-    found = {name: tuple(x.shape) for name, x in flatten_names(saved.tree).items()}
+    found = {name: tuple(x.shape) for name, x in flatten_names(saved).items()}
     wanted = {name: tuple(x.shape) for name, x in flatten_names(state).items()}
     lines = [f"missing {name} {wanted[name]}" for name in wanted.keys() - found.keys()]
     lines += [f"extra {name} {found[name]}" for name in found.keys() - wanted.keys()]

@@ -38,13 +38,22 @@ class TrainState:
         raise ValueError(f"There are no weights {weights!r}; choose ema or raw.")
 
 
+def init_variables(model, key: jax.Array) -> dict[str, Any]:
+    """New "params" and "batch_stats"; they do not depend on the size of the images."""
+    images = jnp.zeros((1, 64, 64, 3))
+    variables = model.init({"params": key}, images, train=False)
+    return {
+        "params": variables["params"],
+        "batch_stats": variables.get("batch_stats", {}),
+    }
+
+
 def init_state(
     model, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-    """Initialises a state; parameters do not depend on the size of the images."""
-    images = jnp.zeros((1, 64, 64, 3))
-    variables = model.init({"params": key}, images, train=False)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    """Initialises a state."""
+    variables = init_variables(model, key)
+    params, batch_stats = variables["params"], variables["batch_stats"]
     # Copies: donating a state in which two leaves are one buffer crashes.
     return TrainState(
         step=jnp.zeros((), jnp.int32),

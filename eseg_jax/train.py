@@ -188,6 +188,10 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                         "evaluated": evaluated,
                         "metrics_position": reporter.position,
                         "config": config.to_json_best_effort(),
+                        "classes": {
+                            "names": list(dataset.class_names),
+                            "colours": dataset.colours.tolist(),
+                        },
                     }
                     checkpoint.save(manager, step, train_state, meta, miou)
             if stop or step == total:

@@ -1,0 +1,163 @@
+"""From a checkpoint to the labels of an image: what `eseg_jax.load` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image, ImageOps
+
+from eseg_jax import checkpoint, input, models, protocols, state, steps
+from eseg_jax.evaluate import create_model
+from eseg_jax.protocols import Protocol
+from eseg_jax.report import panels
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """The labels of one image. What is not asked for is not computed.
+
+    Attributes:
+      image: uint8 [h, w, 3], RGB.
+      labels: uint8 [h, w] of train ids, 0 to len(class_names) - 1.
+      logits: float32 [h, w, c], on the device.
+      class_names: c names.
+      colours: uint8 [c, 3], RGB.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    logits: jax.Array
+    class_names: tuple[str, ...]
+    colours: np.ndarray
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"Segmentation({width}x{height}, {len(self.class_names)} classes)"
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """float32 [h, w, c], summing to one in every pixel."""
+        return np.asarray(_softmax(self.logits))
+
+    @functools.cached_property
+    def confidence(self) -> np.ndarray:
+        """float32 [h, w]: the probability of each pixel's label."""
+        return np.asarray(_confidence(self.logits))
+
+    def colour(self) -> np.ndarray:
+        """The labels in the dataset's colours, uint8 [h, w, 3]."""
+        return panels.colourise(self.labels, self.colours)
+
+    def overlay(self, alpha: float = 0.5) -> np.ndarray:
+        """The image under its labels' colours, uint8 [h, w, 3]; alpha 0 shows none."""
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"overlay(alpha={alpha}): alpha must lie in [0, 1].")
+        mixed = (1 - alpha) * self.image + alpha * self.colour()
+        return np.rint(mixed).astype(np.uint8)
+
+
+_softmax = jax.jit(jax.nn.softmax)
+# The largest probability without the others.
+_confidence = jax.jit(
+    lambda logits: jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, axis=-1))
+)
+
+
+class Predictor:
+    """Segments images of any size; the first one of a size is compiled for.
+
+    Attributes:
+      config: the configuration it was trained with.
+      checkpoint: the folder the weights are from.
+      protocol: how an image is tested.
+      class_names, colours: of the train ids.
+    """
+
+    def __init__(self, model, variables, config, checkpoint, protocol, names, colours):
+        self.config, self.checkpoint, self.protocol = config, checkpoint, protocol
+        self.class_names = tuple(names)
+        self.colours = np.asarray(colours, np.uint8)
+        info = models.info(config.model.name)
+        norm = {"mean": info.mean, "std": info.std}
+        predict = steps.make_predict_step(model, **norm, protocol=protocol)
+        if not protocol.few_network_sizes:
+            predict = jax.jit(predict)
+        self._predict, self._variables = predict, variables
+        self._views = None
+        if hasattr(model, "views"):
+            self._views = jax.jit(steps.make_views_step(model, **norm))
+
+    def __call__(self, image: np.ndarray | str | os.PathLike) -> Segmentation:
+        """Segments an image: uint8 [h, w, 3] RGB, or the path of a file.
+
+        Raises:
+          ValueError: the array is something else.
+          OSError: the file cannot be read.
+        """
+        image = read_image(image)
+        logits = self._predict(self._variables, image[None])[0]
+        labels = np.asarray(_labels(logits))
+        return Segmentation(image, labels, logits, self.class_names, self.colours)
+
+    def views(self, image: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """The flow inside SFNet, for `report.flow.sheet`; ValueError elsewhere."""
+        views = self._views and self._views(self._variables, read_image(image)[None])
+        if not views:
+            raise ValueError(
+                f"{self.config.model.name} has no flow to show; SFNet's networks have."
+            )
+        return jax.tree.map(lambda x: np.asarray(x[0]), views)
+
+
+_labels = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
+
+
+def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predictor:
+    """Loads a trained network; see `eseg_jax.load`."""
+    folder = checkpoint.find(path)
+    meta = checkpoint.read_meta(folder)
+    config = ConfigDict(json.loads(meta["config"]))
+    unknown = protocol.keys() - {field.name for field in dataclasses.fields(Protocol)}
+    if unknown:
+        raise TypeError(
+            f"eseg_jax.load has no option {sorted(unknown)[0]}; its options are "
+            f"weights, {', '.join(f.name for f in dataclasses.fields(Protocol))}."
+        )
+    if "classes" in meta:
+        names, colours = meta["classes"]["names"], meta["classes"]["colours"]
+    else:
+        dataset = input.dataset_info(config)
+        names, colours = dataset.class_names, dataset.colours
+    model = create_model(config, len(names))
+    shapes = jax.eval_shape(lambda: state.init_variables(model, jax.random.key(0)))
+    variables = checkpoint.read_variables(folder, shapes, weights)
+    fields = dict(config.get("eval", {})) | protocol
+    protocol = protocols.from_config(fields)
+    return Predictor(model, variables, config, folder, protocol, names, colours)
+
+
+def read_image(image: np.ndarray | str | os.PathLike) -> np.ndarray:
+    """uint8 [h, w, 3] RGB of a file, turned upright as its EXIF says, or of an array.
+
+    Raises:
+      ValueError: the array has another type or shape.
+      OSError: the file is missing, truncated or no picture.
+    """
+    if isinstance(image, str | os.PathLike):
+        with epath.Path(image).open("rb") as file, Image.open(file) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(
+            f"The image is {image.dtype} {image.shape}; it must be uint8 "
+            "[height, width, 3] in RGB, or the path of a file."
+        )
+    return image
