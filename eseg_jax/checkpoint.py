@@ -63,7 +63,10 @@ def save(
     meta: dict[str, Any],
     miou: float | None,
 ) -> None:
-    """Saves a state with its json-able `meta`; `miou` only if it is of this step."""
+    """Saves a state with its json-able `meta`; `miou` only if it is of this step.
+
+    In a pre-training the top-1 accuracy stands for the mIoU.
+    """
     if step in manager.all_steps():
         return
     manager.save(

@@ -1,4 +1,7 @@
-"""A split's mIoU, by one of `protocols`; the default is one pass (ESeg §4.2)."""
+"""A split's mIoU, by one of `protocols`; the default is one pass (ESeg §4.2).
+
+Of a pre-training it is the top-1 and top-5 accuracy on the middle of each image.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,14 +38,21 @@ from eseg_jax.reporting import write_worst
 
 _logger = logging.getLogger(__name__)
 
+_CLASSIFICATION = "the middle of each image, one pass"
+
 
 def create_model(config: ConfigDict, num_classes: int):
-    """The configuration's network; "auto" computes in bfloat16 on TPU and GPU."""
+    """The configuration's network, or its backbone as a classifier.
+
+    "auto" computes in bfloat16 on TPU and GPU.
+    """
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     options = config.model.options.to_dict()
-    return models.create(config.model.name, num_classes, jnp.dtype(dtype), **options)
+    classifies = input.is_classification(config)
+    create = models.create_classifier if classifies else models.create
+    return create(config.model.name, num_classes, jnp.dtype(dtype), **options)
 
 
 def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
@@ -54,6 +65,10 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
     the score would be another.
     """
     info = models.info(config.model.name)
+    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
+    if input.is_classification(config):
+        step = steps.make_classify_step(model, mean=info.mean, std=info.std)
+        return jax.jit(step, in_shardings=(whole, split), out_shardings=whole)
     protocol = protocols.from_config(config.eval)
     step = steps.make_eval_step(
         model,
@@ -62,7 +77,6 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
         num_classes=num_classes,
         protocol=protocol,
     )
-    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     where = {"confusion": whole, "per_image": whole, "prediction": split}
     if protocol.few_network_sizes:
         place = jax.jit(lambda counts: counts, out_shardings=where)
@@ -82,12 +96,23 @@ class Evaluation:
       samples: images of this process spread over its part of the split, each a dict of
         "id", "image", "label", "prediction" and "miou".
       worst: this process's images of the lowest mIoU, the worst first.
+      top_counts: of a classification, which has none of the others: int64 [3], see
+        `metrics.top_counts`.
     """
 
-    confusion: np.ndarray
-    scores: list[tuple[str, float | None, float | None]]
-    samples: list[dict[str, Any]]
-    worst: list[dict[str, Any]]
+    confusion: np.ndarray | None = None
+    scores: list[tuple[str, float | None, float | None]] = dataclasses.field(
+        default_factory=list
+    )
+    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    worst: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    top_counts: np.ndarray | None = None
+
+    def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """The split's figures: see `metrics.summarize` and `metrics.summarize_top`."""
+        if self.top_counts is not None:
+            return metrics.summarize_top(self.top_counts)
+        return metrics.summarize(self.confusion, class_names)
 
 
 def evaluate_split(
@@ -106,12 +131,14 @@ def evaluate_split(
       mesh: where batches go.
       instances: what counts the instances in this process's predictions, if anything.
     """
+    if input.is_classification(config):
+        return _classify_split(eval_step, variables, config, mesh)
     split, batch_size = config.dataset.eval_split, config.eval.batch_size
     ids = input.example_ids(config, split)
     local = batch_size // jax.process_count()
     # Neighbours in a split are often frames of one video: show some far apart.
     apart = max(1, len(ids) // jax.process_count() // max(1, config.eval.images))
-    found = Evaluation(np.int64(0), [], [], [])
+    found = Evaluation(np.int64(0))
     variables = jax.device_put(variables, sharding.replicated(mesh))
     batches = input.eval_batches(
         config,
@@ -154,6 +181,27 @@ def evaluate_split(
         for row in rows if instances else ():
             instances.add(batch["id"][row], batch["prediction"][row])
     return found
+
+
+def _classify_split(eval_step, variables, config: ConfigDict, mesh: Mesh) -> Evaluation:
+    found = Evaluation(top_counts=np.int64(0))
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    for batch in input.eval_batches(
+        config,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    ):
+        arrays = {name: batch[name] for name in ("image", "label")}
+        counts = eval_step(variables, sharding.put_batch(arrays, mesh))
+        found.top_counts = found.top_counts + np.asarray(counts, np.int64)
+    return found
+
+
+def protocol_text(config: ConfigDict) -> str:
+    """How the evaluation split is measured, in words."""
+    if input.is_classification(config):
+        return _CLASSIFICATION
+    return str(protocols.from_config(config.eval))
 
 
 def _is_worse(miou: float | None, worst: list, config: ConfigDict) -> bool:
@@ -221,7 +269,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     variables = trained.variables(config.eval.weights)
     instances = _instance_counts(config, dataset)
     found = evaluate_split(eval_step, variables, config, mesh, instances)
-    protocol = str(protocols.from_config(config.eval))
+    protocol = protocol_text(config)
     text = json.dumps(config.to_dict(), sort_keys=True)
     record = {
         "step": step,
@@ -231,7 +279,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         "protocol": protocol,
         "weights": config.eval.weights,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        **metrics.summarize(found.confusion, dataset.class_names),
+        **found.summary(dataset.class_names),
     }
     if config.dataset.name == "cityscapes":
         record |= cityscapes.category_scores(found.confusion, dataset.class_names)
@@ -241,14 +289,15 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     if jax.process_index() == 0:
         folder = epath.Path(workdir) / "evaluation"
         name = f"{config.dataset.eval_split}_{step}_{config.eval.weights}"
-        if protocol != str(protocols.SINGLE):
+        if protocol not in (str(protocols.SINGLE), _CLASSIFICATION):
             name += "_" + hashlib.sha256(protocol.encode()).hexdigest()[:8]
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(record, indent=2)
         write_text(folder / f"{name}.json", text + "\n")
-        write_scores(folder / f"{name}.csv", step, found.scores)
-        write_worst(
-            folder / name, step, found.worst, dataset.colours, dataset.class_names
-        )
+        if found.scores:
+            write_scores(folder / f"{name}.csv", step, found.scores)
+            write_worst(
+                folder / name, step, found.worst, dataset.colours, dataset.class_names
+            )
         print(text)
     return record

@@ -329,7 +329,7 @@ class Reporter:
           split: its name, e.g. "val".
           summary: as `metrics.summarize` returns, and what else names the evaluation:
             "weights": "ema", scales, …
-          confusion: int64 `[c, c]`, rows are the truth.
+          confusion: int64 `[c, c]`, rows are the truth; None of a classification.
           scores: (id, mIoU, pixel accuracy) of each image.
         """
         if not self._active:
@@ -342,9 +342,10 @@ class Reporter:
         scalars = {f"{tags}/{k}": v for k, v in numbers.items()}
         scalars |= {f"{tags}_iou/{k}": v for k, v in record.get("iou", {}).items()}
         self._events.scalars(step, scalars)
-        self._confusions[tags] = (step, np.asarray(confusion))
-        path = self._workdir / f"confusion_{tags}.csv"
-        write_table(path, step, self._class_names, self._confusions[tags][1])
+        if confusion is not None:
+            self._confusions[tags] = (step, np.asarray(confusion))
+            path = self._workdir / f"confusion_{tags}.csv"
+            write_table(path, step, self._class_names, self._confusions[tags][1])
         if scores:
             write_scores(self._workdir / f"scores_{tags}.csv", step, scores)
         self._log_time(step)

@@ -16,10 +16,8 @@ from eseg_jax import (
     evaluate,
     input,
     losses,
-    metrics,
     models,
     optimizer,
-    protocols,
     rng,
     sharding,
     state,
@@ -48,6 +46,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     # ---- Data and devices ------------------------------------------------------
     validate(config)
     dataset = input.dataset_info(config)
+    classifies = input.is_classification(config)  # pre-training of the backbone
     for part in (config.dataset.train_split, config.dataset.eval_split):
         input.num_examples(config, part)  # missing data stops here, not in an hour
     mesh = sharding.make_mesh(config.mesh)
@@ -103,6 +102,8 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     }
 
     def loss(outputs, labels):
+        if classifies:
+            return losses.classification_loss(outputs, labels)
         return losses.segmentation_loss(
             outputs,
             labels,
@@ -123,6 +124,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         accumulate_steps=config.accumulate_steps,
     )
     batch_shape = (config.input.batch_size, *config.input.crop)
+    label = (batch_shape[:1], np.int32) if classifies else (batch_shape, np.uint8)
     # An operation that XLA cannot split by itself learns the mesh from the context.
     with reporter.section("compile"), jax.set_mesh(mesh):
         train_step = (
@@ -136,7 +138,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                 shapes,
                 {
                     "image": jax.ShapeDtypeStruct((*batch_shape, 3), np.uint8),
-                    "label": jax.ShapeDtypeStruct(batch_shape, np.uint8),
+                    "label": jax.ShapeDtypeStruct(*label),
                 },
             )
             .compile()
@@ -157,7 +159,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         while True:
             stop = preempted(step)
             profile.at(step, scalars)
-            miou = None
+            score = None
 
             # ---- Evaluate ----
             due = step % config.eval_every == 0 or step == total
@@ -169,10 +171,10 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                         config,
                         eval_mesh,
                     )
-                summary = metrics.summarize(found.confusion, dataset.class_names)
-                miou, evaluated = summary["miou"], step
+                summary = found.summary(dataset.class_names)
+                score, evaluated = summary["top1" if classifies else "miou"], step
                 summary["weights"] = config.eval.weights
-                summary["protocol"] = str(protocols.from_config(config.eval))
+                summary["protocol"] = evaluate.protocol_text(config)
                 split_name = config.dataset.eval_split
                 reporter.log_eval(
                     step, split_name, summary, found.confusion, found.scores
@@ -193,7 +195,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                             "colours": dataset.colours.tolist(),
                         },
                     }
-                    checkpoint.save(manager, step, train_state, meta, miou)
+                    checkpoint.save(manager, step, train_state, meta, score)
             if stop or step == total:
                 break
 

@@ -36,7 +36,8 @@ class Cost:
       name: the variant.
       size: (height, width) of the image.
       num_classes: channels of the logits.
-      parameters: trainable numbers.
+      parameters: trainable numbers, those of heads that only training uses included.
+      deployed: trainable numbers of the parts that inference uses.
       batch_stats: numbers in the running statistics of batch normalisation.
       macs: multiply-adds of the convolutions.
       paper_flops: FLOPs as the paper counts them.
@@ -48,6 +49,7 @@ class Cost:
     size: tuple[int, int]
     num_classes: int
     parameters: int
+    deployed: int
     batch_stats: int
     macs: int
     paper_flops: float
@@ -56,7 +58,12 @@ class Cost:
 
 
 def count(
-    name: str, size: tuple[int, int] | None = None, num_classes: int = 19, **options
+    name: str,
+    size: tuple[int, int] | None = None,
+    num_classes: int = 19,
+    *,
+    training: bool = False,
+    **options,
 ) -> Cost:
     """Counts a variant of `models.names()`.
 
@@ -64,6 +71,8 @@ def count(
       name: the variant.
       size: (height, width) of the image; None is the size the paper counts at.
       num_classes: channels of the logits.
+      training: count the multiply-adds of a forward pass in training, which has the
+        training heads.
       **options: overrides for `models.create`.
 
     Raises:
@@ -72,31 +81,46 @@ def count(
     model = models.create(name, num_classes, **options)
     height, width = size or models.info(name).size
     extra_flops = getattr(model, "extra_flops", None)
-    macs: collections.Counter[str] = collections.Counter()
-    extra = 0.0
-
-    def intercept(call, args, kwargs, context):
-        nonlocal extra
-        output = call(*args, **kwargs)
-        module = context.module
-        if context.method_name == "__call__":
-            if isinstance(module, Conv | GroupedConv):
-                *taps, _ = module.get_variable("params", "kernel").shape
-                macs[module.path[0]] += output.size * math.prod(taps)
-            if extra_flops is not None:
-                extra += extra_flops(module, args, output)
-        return output
-
-    def apply(variables, images):
-        with nn.intercept_methods(intercept):
-            return model.apply(variables, images, train=False)
-
+    key = jax.random.key(0)
     images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     # Not counted while initialising: heads that only training uses run there too.
-    variables = jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x, train=False), images
-    )
-    outputs = jax.eval_shape(apply, variables, images)
+    variables = jax.eval_shape(lambda x: model.init(key, x, train=False), images)
+
+    def trace(train: bool):
+        """Multiply-adds by part, what the paper adds, parts in use, and the outputs."""
+        macs: collections.Counter[str] = collections.Counter()
+        used: set[str] = set()
+        extra = 0.0
+
+        def intercept(call, args, kwargs, context):
+            nonlocal extra
+            output = call(*args, **kwargs)
+            module = context.module
+            if context.method_name == "__call__":
+                used.update(module.path[:1])
+                if isinstance(module, Conv | GroupedConv):
+                    *taps, _ = module.get_variable("params", "kernel").shape
+                    macs[module.path[0]] += output.size * math.prod(taps)
+                if extra_flops is not None:
+                    extra += extra_flops(module, args, output)
+            return output
+
+        def apply(variables, images):
+            with nn.intercept_methods(intercept):
+                return model.apply(
+                    variables,
+                    images,
+                    train=train,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": key, "drop_connect": key},
+                )[0]
+
+        outputs = jax.eval_shape(apply, variables, images)
+        return macs, extra, used, outputs
+
+    macs, extra, used, outputs = trace(train=False)
+    if training:
+        macs, extra, _, _ = trace(train=True)
     params = variables["params"]
     total = sum(macs.values())
     return Cost(
@@ -104,6 +128,7 @@ def count(
         size=(height, width),
         num_classes=num_classes,
         parameters=count_parameters(params),
+        deployed=sum(count_parameters(params[part]) for part in params if part in used),
         batch_stats=count_parameters(variables.get("batch_stats", {})),
         macs=total,
         paper_flops=total + extra,

@@ -93,6 +93,7 @@ INFO = {
         "FRFNet Tables 1, 4",
         _SIZE,
         params_m=4.02,
+        with_heads=True,
         flops_g=16.01,
         miou_test=69.5,
         miou_camvid=68.2,

@@ -16,6 +16,7 @@ class Info:
       source: the paper's table or section.
       size: (height, width) that the printed FLOPs are for.
       params_m: printed parameters, in millions.
+      with_heads: whether they include heads that only training uses.
       size_mb: printed "Params" that can only be megabytes of float32.
       flops_g: printed FLOPs, in 1e9.
       miou: printed mIoU on the Cityscapes validation set, in percent.
@@ -28,6 +29,7 @@ class Info:
     source: str
     size: tuple[int, int] = (1024, 2048)
     params_m: float | None = None
+    with_heads: bool = False
     size_mb: float | None = None
     flops_g: float | None = None
     miou: float | None = None

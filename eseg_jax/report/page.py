@@ -102,9 +102,14 @@ def series_name(record: dict) -> str:
 def _evaluations(records: list[dict]) -> dict[str, list[dict]]:
     series: dict[str, list[dict]] = {}
     for record in records:
-        if record.get("miou") is not None:
+        if record.get("miou", record.get("top1")) is not None:
             series.setdefault(series_name(record), []).append(record)
     return series
+
+
+def _metric(record: dict) -> tuple[str, str]:
+    """The field and the name of what an evaluation is judged by."""
+    return ("top1", "top-1") if "top1" in record else ("miou", "mIoU")
 
 
 def main_series(records: list[dict]) -> str | None:
@@ -171,14 +176,23 @@ def _headline(run: Run) -> str:
     stats = []
     if evaluations:
         last = evaluations[-1]
-        best = max(evaluations, key=lambda r: r["miou"])
+        key, metric = _metric(last)
+        best = max(evaluations, key=lambda r: r[key])
         best_step, last_step = (f"step {r['step']:,}" for r in (best, last))
         split = last["split"]
         stats += [
-            (f"best mIoU, {split}", _percent(best["miou"], 2), best_step),
-            (f"last mIoU, {split}", _percent(last["miou"], 2), last_step),
-            ("pixel accuracy", _percent(last.get("pixel_accuracy"), 2), last_step),
-            ("mean class accuracy", _percent(last.get("mean_accuracy"), 2), last_step),
+            (f"best {metric}, {split}", _percent(best[key], 2), best_step),
+            (f"last {metric}, {split}", _percent(last[key], 2), last_step),
+        ]
+        also = {
+            "top5": "top-5",
+            "pixel_accuracy": "pixel accuracy",
+            "mean_accuracy": "mean class accuracy",
+        }
+        stats += [
+            (name, _percent(last[field], 2), last_step)
+            for field, name in also.items()
+            if field in last
         ]
         stats = [(label, f"{v}<small>%</small>", sub) for label, v, sub in stats]
     rates = [r["images_per_second"] for r in run.timing if r["images_per_second"]]
@@ -214,14 +228,14 @@ def _curves(run: Run) -> str:
         for r in run.timing
         if r["images_per_second"]
     ]
-    miou = {
-        name: [(r["step"], 100 * r["miou"]) for r in series]
-        for name, series in evaluations.items()
-    }
+    metric, scores = "mIoU", {}
+    for name, series in evaluations.items():
+        key, metric = _metric(series[-1])
+        scores[name] = [(r["step"], 100 * r[key]) for r in series]
     end = run.total_steps
     figures = [
         charts.lines("Loss", {"smoothed": charts.smooth(loss)}, end=end, faint=loss),
-        charts.lines("mIoU, %", miou, end=end, dots=True),
+        charts.lines(f"{metric}, %", scores, end=end, dots=True),
         charts.lines(
             "Learning rate", {"": _train_points(run.records, "learning_rate")}, end=end
         ),
@@ -249,6 +263,8 @@ def _class_bars(run: Run) -> str:
     if not evaluations:
         return ""
     last = evaluations[-1]
+    if "iou" not in last:  # a classification
+        return ""
     if run.confusion:
         counts = run.confusion[1].sum(axis=1)
         shares = counts / max(counts.sum(), 1)

@@ -11,17 +11,49 @@ from eseg_jax.tools import summary
 
 def test_table(capsys):
     summary.main(["eseg_lite_s", "eseg_s_p2_p5"])
-    *_, lite, levels = capsys.readouterr().out.splitlines()
+    _, _, lite, levels, *_ = capsys.readouterr().out.splitlines()
     # The paper prints no parameters for Lite-S, and two digits of its FLOPs.
-    assert lite.split() == (
-        "eseg_lite_s 1024x2048 3,590,615 9,456 17.142 17.165 - - 17 +0.97%".split()
-    )
     # fmt: off
+    assert lite.split() == [
+        "eseg_lite_s", "1024x2048", "3,590,615", "3,590,615", "9,456", "14.40",
+        "17.142", "17.165", "-", "-", "17", "+0.97%",
+    ]
     assert levels.split() == [
-        "eseg_s_p2_p5", "1024x2048", "6,408,111", "65,056", "33.681", "34.308",
-        "6.4", "+0.13%", "34.3", "+0.02%",
+        "eseg_s_p2_p5", "1024x2048", "6,408,111", "6,408,111", "65,056", "25.89",
+        "33.681", "34.308", "6.4M", "+0.13%", "34.3", "+0.02%",
     ]
     # fmt: on
+
+
+def test_megabytes_heads_and_notes_beside_the_paper(capsys):
+    summary.main(["dfanet_b_x[1]", "sfnet_df1"])
+    _, _, dfanet, sfnet, *rest = capsys.readouterr().out.splitlines()
+    # fmt: off
+    assert dfanet.split() == [
+        "dfanet_b_x1", "1024x1024", "339,643", "339,643", "6,368", "1.38",
+        "0.855", "0.855", "1.4MB", "-1.14%", "0.83", "+3.05%",
+    ]
+    # fmt: on
+    # With and without deep supervision; the paper's 9.03 M fit neither width.
+    sfnet = sfnet.split()
+    assert sfnet[2:4] == ["9,543,001", "9,242,419"]
+    assert sfnet[7].startswith("18.57")
+    assert sfnet[8:11] == ["9.03M", "+2.35%", "18.7"]
+    notes = " ".join(" ".join(rest).split())
+    assert "Params as printed: M is millions of weights, MB is megabytes" in notes
+    assert "dfanet_b_x1: The paper prints the size under 'Params" in notes
+    assert "sfnet_df1: Parameters are without deep supervision" in notes
+
+
+def test_training_heads_are_counted_when_asked_for(capsys):
+    arguments = ["--json", "frfnet", "--size=360x480", "--classes=11"]
+    found = []
+    for more in ([], ["--training"]):
+        summary.main([*arguments, *more])
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["parameters"], row["deployed"]) == (4_029_741, 3_880_599)
+        found.append(round(row["macs"] / 1e9, 3))
+    assert found == [5.337, 5.589]
 
 
 def test_json(capsys):
@@ -80,6 +112,6 @@ def test_command():
         timeout=300,
         check=True,
     )
-    assert result.stdout.splitlines()[-1].split()[:3] == (
+    assert result.stdout.splitlines()[2].split()[:3] == (
         ["eseg_lite_s", "64x64", "3,590,615"]
     )
