@@ -1,13 +1,20 @@
 """DFANet A: three Xception-A sub-networks, a decoder of deep and shallow maps (§3).
 
     python -m eseg_jax.main --config=configs/dfanet_a.py --workdir=DIR
+    python -m eseg_jax.main --config=configs/dfanet_a.py:camvid --workdir=DIR
 
 The recipe of §4.1: SGD, poly 0.9 from 0.2, 40,000 steps of 48 crops, cross-entropy,
-scales 0.75 to 1.75. The paper reports 71.9 % mIoU on the Cityscapes validation set
-(Table 4) and 71.3 on test (Table 5), from ImageNet weights that were never published;
-the best public reproduction found has 65.28 on validation. Not reproduced here yet.
-Our choices where the paper is silent: a warm-up of one epoch, and testing on whole
-images of 1024x2048.
+scales 0.75 to 1.75, from a backbone pre-trained on ImageNet (configs/pretrain.py:
+dfanet_a, then --config.init_from=DIR --config.init_part=backbone). The paper reports
+71.9 % mIoU on the Cityscapes validation set (Table 4) and 71.3 on test (Table 5), from
+ImageNet weights that were never published. It has not been reproduced in public: the
+best figure found is 65.28 on validation (zh320, without pre-training), others have 40
+to 59. Not reproduced here yet; expect 59 to 66 without pre-training.
+
+The paper contradicts itself and common sense in places: its "Params (M)" of 7.8 can
+only be megabytes (1.84 M weights), it counts 2,979 training images where Cityscapes has
+2,975, and it does not say how 1024x2048 images were tested at 1024x1024. Our choices
+where it is silent: a warm-up of one epoch, and testing on whole images of 1024x2048.
 """
 
 from configs import base
@@ -22,5 +29,10 @@ def get_config(dataset: str = "cityscapes"):
     if dataset == "cityscapes":
         config.input.update(batch_size=48, crop=(1024, 1024), scale=(0.75, 1.75))
         config.optimizer.update(learning_rate=0.2, warmup_steps=62)
+        config.total_steps = 40_000
+    elif dataset == "camvid":
+        config.input.update(batch_size=48, crop=(360, 480), scale=(0.75, 1.75))
+        config.input.update(brightness=0.0, contrast=0.0, saturation=0.0)
+        config.optimizer.update(learning_rate=0.2, warmup_steps=8)
         config.total_steps = 40_000
     return config

@@ -2,8 +2,8 @@
 
     python -m eseg_jax.main --config=configs/dfanet_a_prime.py --workdir=DIR
 
-DFANet A's recipe. The paper reports 70.3 % mIoU on the Cityscapes test set (Table 5).
-Not reproduced here yet.
+DFANet A's recipe and its caveats. The paper reports 70.3 % mIoU on the Cityscapes test
+set (Table 5). Not reproduced here yet, nor found reproduced in public.
 """
 
 from configs import dfanet_a

@@ -5,10 +5,14 @@
 
 The recipe of §4.1: Adam, cosine from 1e-4 to 1e-6, batch 16, from scratch, 1,000 epochs
 of Cityscapes or 800 of CamVid at 480x360. The paper is silent about loss and weight
-decay: ours are those of the author's neighbouring code. It reports 69.5 % mIoU on the
-Cityscapes test set (Table 1) and 68.2 on CamVid's (Table 4), after training on train
-and val together; this trains on train alone unless told
---config.dataset.train_split=trainval. Not reproduced here yet.
+decay: ours are those of the author's neighbouring code.
+
+It reports 69.5 % mIoU on the Cityscapes test set (Table 1) and 68.2 on CamVid's (Table
+4), after training on train and val together; this trains on train alone unless told
+--config.dataset.train_split=trainval. The paper contradicts itself: its text gives 76.4
+for Cityscapes, which is the Danet variant's (Table 2, --config.model.name=frfnet_danet,
+with FLOPs that leave out the attention's products), and CamVid's figure is 68.0 in
+Table 3. No reproduction by others was found. Not reproduced here yet.
 """
 
 from configs import base

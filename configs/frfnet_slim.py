@@ -2,8 +2,8 @@
 
     python -m eseg_jax.main --config=configs/frfnet_slim.py --workdir=DIR
 
-FRFNet's recipe. The paper reports 65 % mIoU on the Cityscapes test set (Table 1). Not
-reproduced here yet.
+FRFNet's recipe and its caveats. The paper reports 65 % mIoU on the Cityscapes test set
+(Table 1). Not reproduced here yet, nor found reproduced in public.
 """
 
 from configs import frfnet

@@ -14,14 +14,14 @@ it with
 DFANet starts all its sub-networks from the one backbone, and its attentions from the
 classifier if that has ImageNet's 1,000 classes.
 
-SGD with Nesterov momentum 0.9 and weight decay 4e-5, batches of 256 crops of 224x224, 30
-epochs at 0.3 and 30 at 0.03: total_steps is 60 epochs of ImageNet's 1,281,167 images;
-of another dataset it is 60 * images / 256. The paper gives no augmentation: the crops
-are Inception's (8 to 100 % of the area) with flips, and the evaluation shows the middle
-224 of 256 pixels. It prints no accuracy; a public reimplementation of Xception A reports
-57.3 % top-1 and 80.6 % top-5 after 90 epochs (yannik96). Not reproduced here yet. The
-other networks' papers use other recipes or weights that others published (ESeg,
-SFNet), or none (FRFNet): for them this is our choice.
+SGD with Nesterov momentum 0.9 and weight decay 4e-5, batches of 256 crops of 224x224,
+30 epochs at 0.3 and 30 at 0.03: total_steps is 60 epochs of ImageNet's 1,281,167
+images; of another dataset it is 60 * images / 256. The paper gives no augmentation: the
+crops are Inception's (8 to 100 % of the area) with flips, and the evaluation shows the
+middle 224 of 256 pixels. It prints no accuracy; a public reimplementation of Xception A
+reports 57.3 % top-1 and 80.6 % top-5 after 90 epochs (yannik96). Not reproduced here
+yet. The other papers use other recipes or weights that others published (ESeg, SFNet),
+or none (FRFNet): for them this is our choice.
 """
 
 from configs import base
