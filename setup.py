@@ -53,8 +53,10 @@ setuptools.setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "export": ["jax2onnx>=0.10,<1", "onnxruntime>=1.20,<2"],
         "convert": ["safetensors>=0.5,<1", "torch>=2.5,<3"],
+        "video": ["imageio-ffmpeg>=0.6,<1"],
         "test": [
             "cityscapesscripts>=2.2,<3",
+            "imageio-ffmpeg>=0.6,<1",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

@@ -162,8 +162,8 @@ def read_variables(
         raise ValueError(f"There are no weights {weights!r}; choose ema or raw.")
     prefix = "ema_" if weights == "ema" else ""
     wanted = {prefix + name: tree for name, tree in variables.items()}
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    saved = reader.metadata(folder / "state").item_metadata.tree
+    reader = ocp.PyTreeCheckpointHandler()
+    saved = reader.metadata(folder / "state").tree
     _check({name: saved.get(name, {}) for name in wanted}, wanted, folder)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(

@@ -95,6 +95,11 @@ class Predictor:
         if hasattr(model, "views"):
             self._views = jax.jit(steps.make_views_step(model, **norm))
 
+    @property
+    def has_views(self) -> bool:
+        """Whether `views` has anything to show."""
+        return self._views is not None
+
     def __call__(self, image: np.ndarray | str | os.PathLike) -> Segmentation:
         """Segments an image: uint8 [h, w, 3] RGB, or the path of a file.
 

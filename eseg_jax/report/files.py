@@ -113,11 +113,18 @@ def plain(value):
 
 def write_text(path: epath.Path, text: str) -> None:
     """Replaces a file in one go, so that a reader never meets half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, data: bytes) -> None:
+    """Like `write_text`; makes the folder when it is missing."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if is_remote(path):
-        path.write_text(text)
+        path.write_bytes(data)
         return
     partial = path.parent / f".{path.name}.partial"
-    partial.write_text(text)
+    partial.write_bytes(data)
     os.replace(partial, path)
 
 

@@ -72,37 +72,54 @@ def panel(
     size = _text_size(height)
     font = ImageFont.load_default(size)
     present = np.union1d(label, prediction)
-    legend = [(class_names[i], tuple(colours[i])) for i in present if i < len(colours)]
-    legend += [("wrong", WRONG), ("ignored", IGNORED)]
-
-    # The legend flows like text; its height decides the height of the panel.
+    entries = [(class_names[i], colours[i]) for i in present if i < len(colours)]
+    entries += [("wrong", WRONG), ("ignored", IGNORED)]
     full_width = max(boxes["error"][1].stop, 320)
-    left, top, places = 0, height + 2 * size + size // 2, []
-    for name, colour in legend:
-        advance = int(font.getlength(name)) + 3 * size
-        if left and left + advance > full_width:
-            left, top = 0, top + 2 * size
-        places.append((left, top, name, colour))
-        left += advance
+    key = legend(entries, full_width, size)
 
-    canvas = Image.new("RGB", (full_width, top + 2 * size), _PAPER)
+    below = height + 2 * size
+    canvas = Image.new("RGB", (full_width, below + len(key)), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for title, (rows, columns) in boxes.items():
         middle = rows.start // 2
         draw.text((columns.start, middle), title, _INK, font, anchor="lm")
-    for left, top, name, colour in places:
-        box = (left, top, left + size, top + size)
-        fill = tuple(int(v) for v in colour)
-        draw.rectangle(box, fill=fill, outline=_OUTLINE)
-        middle = top + size // 2 + 1
-        draw.text((left + size * 3 // 2, middle), name, _INK, font, anchor="lm")
 
     out = np.array(canvas)
+    out[below:] = key
     out[boxes["input"]] = image
     out[boxes["truth"]] = colourise(label, colours)
     out[boxes["prediction"]] = colourise(prediction, colours)
     out[boxes["error"]] = error_map(image, label, prediction)
     return out
+
+
+def legend(entries, width: int, size: int) -> np.ndarray:
+    """Names beside their colours, flowing like text.
+
+    Args:
+      entries: (name, colour) pairs, each colour three numbers of 0..255.
+      width: of the picture, in pixels.
+      size: of the text, in pixels.
+
+    Returns:
+      uint8 `[h, width, 3]`, as high as it needs to be.
+    """
+    font = ImageFont.load_default(size)
+    left, top, places = 0, size // 2, []
+    for name, colour in entries:
+        advance = int(font.getlength(name)) + 3 * size
+        if left and left + advance > width:
+            left, top = 0, top + 2 * size
+        places.append((left, top, name, tuple(int(v) for v in colour)))
+        left += advance
+    canvas = Image.new("RGB", (width, top + 2 * size), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for left, top, name, colour in places:
+        box = (left, top, left + size, top + size)
+        draw.rectangle(box, fill=colour, outline=_OUTLINE)
+        middle = top + size // 2 + 1
+        draw.text((left + size * 3 // 2, middle), name, _INK, font, anchor="lm")
+    return np.array(canvas)
 
 
 def thin(pixels: np.ndarray, max_width: int) -> np.ndarray:

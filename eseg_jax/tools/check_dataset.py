@@ -16,9 +16,6 @@ import dataclasses
 import io
 import itertools
 import os
-import sys
-import time
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 from absl import app
@@ -29,6 +26,7 @@ from PIL import Image
 from eseg_jax import input as eseg_input
 from eseg_jax.input import datasets
 from eseg_jax.input.datasets import DatasetInfo, Example, InputError, LabelKind
+from eseg_jax.tools.terminal import progress
 
 _SHOWN = 5  # problems of one split that are printed
 _SCENES = 1000  # built-in scenes that are drawn of a split
@@ -114,7 +112,7 @@ def check_split(config, split: str) -> Report:
             itertools.repeat(found.kind),
             found.examples,
         )
-        for problem, size, pixels in _progress(results, len(found.examples), split):
+        for problem, size, pixels in progress(results, len(found.examples), split):
             if problem:
                 report.problems.append(problem)
             if size != (0, 0):
@@ -177,7 +175,7 @@ def _check_scenes(config, split: str) -> Report:
     report = Report()
     count = eseg_input.num_examples(config, split)
     shown = min(count, _SCENES)
-    for index in _progress(range(shown), shown, split):
+    for index in progress(range(shown), shown, split):
         _, label = eseg_input.draw_scene(config, split, index)
         report.add(label.shape, np.bincount(label.ravel(), minlength=256))
     if shown < count:
@@ -212,27 +210,6 @@ def _decode(data: bytes) -> Image.Image | None:
     except Exception:
         return None
     return image
-
-
-def _progress(items: Iterable, total: int, what: str) -> Iterator:
-    """Passes the items on and reports on stderr how many, how fast and until when."""
-    terminal = sys.stderr.isatty()
-    every = 0.5 if terminal else 30.0
-    start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last > every or (done == total and last > start):
-            last = now
-            rate = done / (now - start)
-            left = (total - done) / rate
-            line = f"{what}: {done}/{total}, {rate:.0f}/s, {left:.0f} s left"
-            print(
-                f"\r\033[K{line}" if terminal else line,
-                end="" if terminal and done < total else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
