@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
+from eseg_jax.ops import warp_tpu
+
 
 def bilinear_warp(
     features: jax.Array,
@@ -22,11 +24,12 @@ def bilinear_warp(
     outside the map counts as 0 with "zeros"; with "border" a point outside moves to
     the edge and its coordinate has no gradient.
 
-    A batch split over devices needs no communication. The backward rule for CPU is a
-    loop, which XLA cannot split by itself: it runs on each device's images where
-    `jax.set_mesh` names a mesh whose first axis divides the batch, and gathers the
-    batch otherwise. Rows split over devices give the right result at the price of
-    gathering the features.
+    A batch split over devices needs no communication where `jax.set_mesh` names a mesh
+    whose first axis divides the batch. XLA by itself cannot split the loop that is the
+    backward rule on CPU, for which it gathers the batch otherwise, nor the kernels for
+    TPU, in whose place it then has gathers and scatters: these are for bfloat16
+    features under a mesh, be it of one chip. Rows split over devices give the right
+    result at the price of gathering the features.
 
     Args:
       features: `[n,h,w,c]`, any float dtype; sums are float32 or wider.
@@ -82,11 +85,12 @@ def _warp(features, grid, align_corners, padding_mode):
     # A TPU's gather costs by the row: one row of four taps is twice as fast as four
     # rows of one by the compiler's estimate. A CPU loses more by packing them.
     options = {"align_corners": align_corners, "padding_mode": padding_mode}
+    kernel, packed, gathers = (
+        functools.partial(form, **options)
+        for form in (_forward_kernel, _forward_packed, _forward_gathers)
+    )
     return lax.platform_dependent(
-        features,
-        grid,
-        tpu=functools.partial(_forward_packed, **options),
-        default=functools.partial(_forward_gathers, **options),
+        features, grid, tpu=_on_tpu(kernel, packed, features, grid), default=gathers
     )
 
 
@@ -104,7 +108,8 @@ def _warp_backward(align_corners, padding_mode, residuals, cotangent):
         y.fraction,
         x.fraction,
         jnp.asarray(cotangent),
-        cpu=_per_device(_backward_loop, features.shape[0]),
+        cpu=_per_device(_backward_loop, features.shape[0]) or _backward_loop,
+        tpu=_on_tpu(_backward_kernel, _backward_scatter, features, grid),
         default=_backward_scatter,
     )
     d_grid = jnp.stack([d_x * x.slope, d_y * y.slope], axis=-1)
@@ -188,6 +193,11 @@ def _forward_packed(features, grid, align_corners, padding_mode):
         for weight, tap in zip(weights, jnp.split(taps, 4, axis=-1), strict=True)
     )
     return total.astype(features.dtype)
+
+
+def _forward_kernel(features, grid, align_corners, padding_mode):
+    y, x = _locate(grid, features.shape, align_corners, padding_mode)
+    return warp_tpu.forward(features, y.corner, x.corner, y.fraction, x.fraction)
 
 
 def _neighbours(features, row, column):
@@ -278,11 +288,29 @@ def _sum_last(x):
     return jnp.sum(x, axis=-1)
 
 
+def _backward_kernel(features, row, column, up, left, cotangent):
+    """`_backward_scatter` with both sums in VMEM."""
+    d_features, products = warp_tpu.backward(features, row, column, up, left, cotangent)
+    return d_features.astype(up.dtype), *_d_fractions(products, up, left)
+
+
+def _on_tpu(kernel, otherwise, features, grid):
+    """The kernel on each chip's images, where there is a mesh of chips that fit."""
+    chip = jax.sharding.get_abstract_mesh().abstract_device
+    if chip is None or not warp_tpu.fits(features, grid, chip.device_kind):
+        return otherwise
+    return _per_device(kernel, features.shape[0]) or otherwise
+
+
 def _per_device(function, batch):
-    """Runs a function of batches on each device's images, where a mesh is known."""
+    """The function on each device's images; None where no mesh says how."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.axis_types[0] != AxisType.Auto or batch % mesh.axis_sizes[0]:
+    if mesh.empty:
+        return None
+    if mesh.axis_types[0] == AxisType.Manual:  # under shard_map already
         return function
+    if mesh.axis_types[0] != AxisType.Auto or batch % mesh.axis_sizes[0]:
+        return None
     # The first axis of a mesh is the batch's; along any other every device computes
     # the same.
     spec = PartitionSpec(mesh.axis_names[0])

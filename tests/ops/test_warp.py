@@ -1,5 +1,6 @@
 """The warp against sums done by hand, its own reference and PyTorch's results."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from eseg_jax.ops import warp
+from eseg_jax.ops import warp, warp_tpu
 from eseg_jax.ops.warp import bilinear_warp, bilinear_warp_reference
 
 FIXTURES = pathlib.Path(
@@ -156,6 +158,39 @@ def test_every_form_gives_the_same(align, mode):
         np.testing.assert_allclose(loop, scatter, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "h", "w", "c"), [(2, 5, 7, 64), (1, 3, 8, 256)])
+def test_tpu_kernels(n, h, w, c):
+    """Their arithmetic; a product of the matrix unit is exact in bfloat16 only."""
+    features, grid, cotangent = random_inputs(n, h, w, c, seed=5)
+    features, cotangent = jnp.bfloat16(features), jnp.bfloat16(cotangent)
+    grid[0, 0, :3] = [[np.nan, 0], [np.inf, -np.inf], [-1e30, 0]]
+    y, x = warp._locate(jnp.asarray(grid), features.shape, True, "zeros")
+    arrays = (features, y.corner, x.corner, y.fraction, x.fraction)
+    ours, theirs = (
+        jax.jit(functools.partial(warp_tpu.forward, interpret=True))(*arrays),
+        warp._forward_gathers(features, jnp.asarray(grid), True, "zeros"),
+    )
+    assert ours.dtype == jnp.bfloat16
+    # Where float32 sums differ in their last bits, rounding may go the other way.
+    np.testing.assert_allclose(
+        *(np.asarray(z, np.float32) for z in (ours, theirs)), rtol=2.0**-7, atol=1e-4
+    )
+    # No gradient has a use for a coordinate that is no number.
+    arrays = (*arrays[:3], *map(jnp.nan_to_num, arrays[3:]))
+    d_features, products = jax.jit(
+        functools.partial(warp_tpu.backward, interpret=True)
+    )(*arrays, cotangent)
+    expected, *d_fractions = warp._backward_scatter(*arrays, cotangent)
+    assert d_features.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(d_features, np.float32), expected, rtol=2.0**-8, atol=1e-4
+    )
+    for ours, theirs in zip(
+        warp._d_fractions(products, *arrays[3:]), d_fractions, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
 def test_vmap():
     inputs = [
         jnp.stack(pair)
@@ -226,32 +261,32 @@ def test_sharded(mesh, spec, free):
 
 
 @pytest.mark.tpu_aot
-def test_compiles_for_tpu_without_collectives(monkeypatch):
-    from jax.experimental import topologies
-
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "gather"])
+def test_compiles_for_tpu_without_collectives(kernel, monkeypatch):
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
     mesh = topologies.make_mesh(topology, (4,), ("data",))
     mesh = jax.sharding.Mesh(mesh.devices, ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    shapes = [(4, 16, 32, 128), (4, 32, 64, 2), (4, 32, 64, 128)]
+    shapes = [(4, 13, 23, 128), (4, 26, 46, 2), (4, 26, 46, 128)]
     dtypes = [jnp.bfloat16, jnp.float32, jnp.bfloat16]
-    text = (
-        jax.jit(
-            functools.partial(with_gradients, bilinear_warp), out_shardings=sharding
-        )
-        .lower(
+    function = jax.jit(
+        functools.partial(with_gradients, bilinear_warp), out_shardings=sharding
+    )
+    # Without the mesh no kernel is possible: XLA cannot split one.
+    with jax.set_mesh(mesh) if kernel else contextlib.nullcontext():
+        lowered = function.lower(
             *(
                 jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
                 for shape, dtype in zip(shapes, dtypes, strict=True)
             )
         )
-        .compile()
-        .as_text()
+    text = lowered.compile().as_text()
+    assert (text.count("tpu_custom_call"), "gather" in text) == (
+        (2, False) if kernel else (0, True)
     )
-    assert "gather" in text  # the program is there
-    assert "while" not in text  # and is not the CPU's loop
+    assert "while" not in text  # this is not the CPU's loop
     assert [name for name in COLLECTIVES if name in text] == []
 
 
