@@ -31,12 +31,21 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             "batch_size": 16,  # over all devices
             "crop": (512, 1024),
             "scale": (0.5, 2.0),
+            "scale_step": 0.0,  # above 0: only the scales low, low + step, …
             "flip": True,
             "brightness": 0.0,
             "contrast": 0.0,
             "saturation": 0.0,
             "hue": 0.0,
+            "blur": (0.0, 0.0),  # sigma of a Gaussian in pixels, (low, high)
+            # Share of the crops that is drawn around classes, each as often, and the
+            # table of their places; see `python -m eseg_jax.tools.class_centroids`.
+            "class_uniform": 0.0,
+            "centroids": "",
             "max_broken_files": 0,
+            # Files to keep in memory as they are, for buckets: reading from a disk
+            # again is as fast.
+            "cache_gb": 0.0,
         }
     )
 

@@ -61,6 +61,28 @@ def validate(config: ConfigDict) -> None:
     low, high = data.scale
     check(0 < low <= high, "input.scale", data.scale, "must be 0 < low <= high")
 
+    check(
+        data.scale_step >= 0,
+        "input.scale_step",
+        data.scale_step,
+        "must be 0 (any scale) or positive",
+    )
+    low, high = data.blur
+    check(0 <= low <= high, "input.blur", data.blur, "must be 0 <= low <= high")
+    check(
+        0 <= data.class_uniform <= 1,
+        "input.class_uniform",
+        data.class_uniform,
+        "is a share of the crops in [0, 1]",
+    )
+    check(
+        not data.class_uniform or bool(data.centroids),
+        "input.centroids",
+        data.centroids,
+        "class_uniform needs a file of python -m eseg_jax.tools.class_centroids",
+    )
+    check(data.cache_gb >= 0, "input.cache_gb", data.cache_gb, "must not be negative")
+
     optimizer = config.optimizer
     check(
         optimizer.learning_rate > 0,

@@ -23,6 +23,7 @@ __all__ = [
     "eval_batches",
     "example_ids",
     "is_classification",
+    "labels",
     "num_examples",
     "train_batches",
 ]
@@ -96,6 +97,20 @@ def example_ids(config, split: str) -> list[str]:
     from eseg_jax.input import pipeline
 
     return list(pipeline.open_split(config, split).ids)
+
+
+def labels(config, split: str) -> tuple[list[str], Iterator[np.ndarray]]:
+    """The ids of a split's examples and, one by one, their labels.
+
+    A label is uint8 [h, w] of train ids with 255 = ignore, at its original size.
+
+    Raises:
+      InputError: the split cannot be found; while iterating, a file is broken.
+    """
+    from eseg_jax.input import pipeline
+
+    source = _open_split(config, split)
+    return list(source.ids), pipeline.close_at_exit(pipeline.labels(source))
 
 
 def num_examples(config, split: str) -> int:

@@ -11,12 +11,21 @@ import atexit
 import dataclasses
 import functools
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from eseg_jax.input import datasets, draw_scene, folders, num_examples, transforms
+from eseg_jax.input import (
+    class_uniform,
+    dataset_info,
+    datasets,
+    draw_scene,
+    folders,
+    num_examples,
+    transforms,
+)
 from eseg_jax.input.datasets import IGNORE, InputError
 from eseg_jax.input.tf_cpu import tf
 
@@ -80,6 +89,7 @@ def train_batches(
         seed=config.seed,
         batch_size=batch_size,
         rows=(process_index * local, local),
+        plan=_class_uniform_plan(source, config),
     )
     broken: set[int] = set()
     step = start_step
@@ -95,7 +105,7 @@ def train_batches(
         except tf.errors.OpError as error:
             # The error does not say which file it was, but the step says which
             # elements the batch has: look at their files one by one.
-            rows = [int(index) for _, index in elements(step).take(local)]
+            rows = [int(index) for _, index, *_ in elements(step).take(local)]
             found = _problems(source, {int(stand_in[index]) for index in rows})
             if not found:
                 raise InputError(
@@ -143,15 +153,44 @@ def eval_batches(
         ) from error
 
 
+def labels(source: Source) -> Generator[np.ndarray, None, None]:
+    """See `eseg_jax.input.labels`."""
+
+    def load(index):
+        label = source.read(index)[1](None)[1]
+        return tf.gather(source.table, tf.cast(label, tf.int32))
+
+    dataset = tf.data.Dataset.range(len(source.ids))
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    done = 0
+    try:
+        for label in dataset.as_numpy_iterator():
+            yield label
+            done += 1
+    except tf.errors.OpError as error:
+        raise InputError(
+            source.problem(done)
+            or f"Reading {source.ids[done]} failed: {folders.first_line(error)}."
+        ) from None
+
+
 # --------------------------------------------------------------------- which elements
 
 
-def _train_elements(start_step: int, *, count, seed, batch_size, rows):
-    """This process's endless (element number, example index), int64 scalars."""
+def _train_elements(start_step: int, *, count, seed, batch_size, rows, plan=None):
+    """This process's endless (element number, example index), int64 scalars.
+
+    With a `plan` (epoch -> example indices, places) there is the place too, int32 [2].
+    """
     first, local = rows
     start = start_step * batch_size
 
     def epoch_order(epoch):
+        if plan:
+            order, places = tf.numpy_function(plan, [epoch], [tf.int64, tf.int32])
+            order = tf.ensure_shape(order, [count])
+            places = tf.ensure_shape(places, [count, 2])
+            return tf.data.Dataset.from_tensor_slices((order, places))
         order = tf.random.experimental.stateless_shuffle(
             tf.range(count, dtype=tf.int64), tf.stack([seed_constant, epoch])
         )
@@ -161,11 +200,30 @@ def _train_elements(start_step: int, *, count, seed, batch_size, rows):
     endless = np.iinfo(np.int64).max
     indices = tf.data.Dataset.range(start // count, endless).flat_map(epoch_order)
     numbers = tf.data.Dataset.range(start, endless)
+    elements = tf.data.Dataset.zip((numbers, indices.skip(start % count)))
+    if plan:
+        elements = elements.map(lambda number, planned: (number, *planned))
     return (
-        tf.data.Dataset.zip((numbers, indices.skip(start % count)))
-        .batch(batch_size)
+        elements.batch(batch_size)
         .map(lambda *batch: tuple(part[first : first + local] for part in batch))
         .unbatch()
+    )
+
+
+def _class_uniform_plan(source: Source, config):
+    """The `plan` of `_train_elements`, or None when all crops are random."""
+    share = config.input.class_uniform
+    if not share:
+        return None
+    table = class_uniform.load(config.input.centroids, source.ids)
+    num_classes = dataset_info(config).num_classes
+    if len(source.ids) * share < num_classes:
+        raise InputError(
+            f"config.input.class_uniform={share} of {len(source.ids)} examples is less "
+            f"than one crop for each of {num_classes} classes; set it higher or to 0."
+        )
+    return functools.partial(
+        class_uniform.epoch, table, num_classes, share, config.seed
     )
 
 
@@ -183,14 +241,23 @@ def _eval_elements(count: int, batch_size: int, rows):
 # ------------------------------------------------------------------------ one element
 
 
-def _load_train(source: Source, config, stand_in, number, index):
+def _load_train(source: Source, config, stand_in, number, index, around=None):
     options = config.input
     crop = tuple(options.crop)
+    if around is not None:  # another example has its classes elsewhere
+        around = tf.where(stand_in[index] == index, around, class_uniform.NOWHERE)
     index = stand_in[index]
     key = tf.stack([tf.constant(config.seed, tf.int64), number])
 
     size, load = source.read(index)
-    window = transforms.random_window(key, size, crop, tuple(options.scale))
+    window = transforms.random_window(
+        key,
+        size,
+        crop,
+        tuple(options.scale),
+        step=options.scale_step,
+        around=around,
+    )
     box, target = transforms.place_window(window, size, crop)
     image, label = load(box)
     example = {"image": image, "label": label}
@@ -203,6 +270,7 @@ def _load_train(source: Source, config, stand_in, number, index):
         saturation=options.saturation,
         hue=options.hue,
     )
+    example = transforms.random_blur(example, key, tuple(options.blur))
     example = transforms.pad_to(example, target[:2], crop)
     if options.flip:
         example = transforms.random_flip(example, key)
@@ -249,8 +317,10 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
     # from an unbroken one.
     whole = config.input.max_broken_files > 0
 
+    read_file = _reader(config.input.cache_gb)
+
     def read(index):
-        image, label = tf.io.read_file(images[index]), tf.io.read_file(labels[index])
+        image, label = read_file(images[index]), read_file(labels[index])
         size = folders.image_size(image)
         tf.debugging.Assert(tf.reduce_all(size == folders.png_size(label)), [index])
 
@@ -268,6 +338,29 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
         read=read,
         problem=lambda index: folders.problem(info, kind, examples[index]),
     )
+
+
+def _reader(cache_gb: float) -> Callable:
+    """path -> bytes, in the graph; files are kept until they fill `cache_gb`."""
+    if not cache_gb:
+        return tf.io.read_file
+    cache: dict[bytes, bytes] = {}
+    room = [int(cache_gb * 1e9)]
+    lock = threading.Lock()
+
+    def read(path):
+        path = path.item() if isinstance(path, np.ndarray) else path
+        data = cache.get(path)
+        if data is None:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                data = file.read()
+            with lock:
+                if path not in cache and len(data) <= room[0]:
+                    cache[path] = data
+                    room[0] -= len(data)
+        return data
+
+    return lambda path: tf.ensure_shape(tf.numpy_function(read, [path], tf.string), [])
 
 
 def _scene_source(config, split: str) -> Source:

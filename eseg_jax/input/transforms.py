@@ -22,7 +22,7 @@ from eseg_jax.input.tf_cpu import tf
 PAD_COLOUR = (124, 116, 104)
 
 
-def random_window(key, image_size, crop, scale):
+def random_window(key, image_size, crop, scale, *, step=0.0, around=None):
     """Draws the part of the source that fills the crop.
 
     Equals resizing the image by s ~ U[scale] and cropping at random: the window is
@@ -35,17 +35,30 @@ def random_window(key, image_size, crop, scale):
       image_size: int32 [2], height and width.
       crop: (height, width) of the result.
       scale: (low, high) of s; continuous (ESeg, from EfficientDet).
+      step: above 0, s is one of low, low + step, … up to high (HRNet's grid is 0.5 to
+        2.1 by 0.1), each as likely.
+      around: int32 [2], a row and a column that the window is to contain wherever it
+        lies inside the image (SFNet's class-uniform crops); None or negative for none.
 
     Returns:
       int32 [4]: top, left, height, width in source pixels; may stick out of the image.
     """
     draws = _uniform(key, 0, [3])
-    s = scale[0] + draws[0] * (scale[1] - scale[0])
+    low, high = scale
+    if step:
+        count = int((high - low) / step + 1e-6) + 1
+        s = low + step * tf.minimum(tf.floor(draws[0] * count), count - 1)
+    else:
+        s = low + draws[0] * (high - low)
     size = tf.maximum(1, tf.cast(tf.round(tf.constant(crop, tf.float32) / s), tf.int32))
     room = image_size - size
     span = tf.abs(room)
     offset = tf.cast(draws[1:] * tf.cast(span + 1, tf.float32), tf.int32)
     offset = tf.minimum(offset, span)  # float32 may round the product up to span + 1
+    if around is not None:
+        before = tf.cast(draws[1:] * tf.cast(size, tf.float32), tf.int32)
+        inside = tf.clip_by_value(around - before, 0, tf.maximum(room, 0))
+        offset = tf.where((around >= 0) & (room >= 0), inside, offset)
     return tf.concat([tf.sign(room) * offset, size], axis=0)
 
 
@@ -162,6 +175,28 @@ def random_colour(example, key, *, brightness, contrast, saturation, hue):
     if hue:
         image = tf.image.adjust_hue(image, _symmetric(key, 5, hue))
     return example | {"image": _to_uint8(tf.clip_by_value(image, 0.0, 1.0) * 255.0)}
+
+
+def random_blur(example, key, sigma):
+    """Blurs the image by a Gaussian of sigma ~ U[low, high] pixels; high 0 is off.
+
+    What lies beyond the edge does not count. The weights end at 4 * high pixels.
+    """
+    low, high = sigma
+    if not high:
+        return example
+    drawn = tf.maximum(low + (high - low) * _uniform(key, 6, []), 1e-3)
+    radius = int(4 * high + 0.5)
+    distance = tf.range(-radius, radius + 1, dtype=tf.float32)
+    weights = tf.exp(-0.5 * (distance / drawn) ** 2)
+    image = tf.cast(example["image"], tf.float32)[None]
+    inside = tf.ones_like(image[..., :1])
+    for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):
+        kernel = tf.reshape(weights, shape)
+        total = tf.nn.depthwise_conv2d(inside, kernel, [1, 1, 1, 1], "SAME")
+        kernel = tf.tile(kernel, [1, 1, 3, 1])
+        image = tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "SAME") / total
+    return example | {"image": _to_uint8(image[0])}
 
 
 def pad_to(example, offset, crop):

@@ -28,7 +28,12 @@ def _config(name: str, root="", **inputs) -> ConfigDict:
                 "contrast": 0.0,
                 "saturation": 0.0,
                 "hue": 0.0,
+                "scale_step": 0.0,
+                "blur": (0.0, 0.0),
+                "class_uniform": 0.0,
+                "centroids": "",
                 "max_broken_files": 0,
+                "cache_gb": 0.0,
             }
             | inputs,
             "eval": {"batch_size": 1},

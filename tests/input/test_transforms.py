@@ -45,6 +45,42 @@ def test_scale_range_is_covered_uniformly():
     assert abs(scales.mean() - 1.25) < 0.09
 
 
+def test_grid_of_scales():
+    heights = [
+        int(
+            transforms.random_window(
+                _key(i), tf.constant([999, 999]), (60, 60), (0.5, 1.25), step=0.25
+            )[2]
+        )
+        for i in range(60)
+    ]
+    assert set(heights) == {120, 80, 60, 48}  # 60 / 0.5, 0.75, 1 and 1.25
+    assert min(map(heights.count, heights)) >= 7  # of 15, less about 3 deviations
+
+
+def test_window_around_a_place_contains_it():
+    size, crop = tf.constant([20, 30]), (6, 40)
+    tops = set()
+    for i in range(60):
+        for place in ((0, 3), (19, 29), (9, 12)):
+            around = tf.constant(place)
+            window = transforms.random_window(
+                _key(i), size, crop, (1, 1), around=around
+            )
+            free = transforms.random_window(_key(i), size, crop, (1, 1))
+            top, left, *_ = window.numpy()
+            assert max(0, place[0] - 5) <= top <= min(place[0], 14)
+            assert left == free[1]  # wider than the image: nothing to choose
+            if place == (9, 12):
+                tops.add(int(top))
+    assert tops == {4, 5, 6, 7, 8, 9}
+    nowhere = transforms.random_window(
+        _key(0), size, crop, (1, 1), around=tf.constant([-1, -1])
+    )
+    free = transforms.random_window(_key(0), size, crop, (1, 1))
+    np.testing.assert_array_equal(nowhere, free)
+
+
 def test_window_depends_on_seed_and_element_only():
     def draw(seed, element):
         key = _key(element, seed)
@@ -105,6 +141,23 @@ def test_labels_are_resized_as_tensorflow_does_and_mapped():
         expected = tf.image.resize(label[..., None], size, method="nearest")[..., 0]
         mapped = transforms.resize(example, tf.constant(size), table)["label"]
         np.testing.assert_array_equal(mapped, table[expected.numpy()])
+
+
+def test_blur_is_a_gaussian_that_keeps_flat_parts():
+    image = np.full((9, 30, 3), 200, np.uint8)
+    image[:, 15, 1] = 0
+    blurred = transforms.random_blur({"image": image}, _key(0), (1.0, 1.0))["image"]
+    assert (blurred.numpy()[..., [0, 2]] == 200).all()
+    # Of a Gaussian of sigma 1: 0.3989, 0.2420, 0.0540.
+    expected = 200 * (1 - np.array([0.0540, 0.2420, 0.3989, 0.2420, 0.0540]))
+    np.testing.assert_array_equal(
+        blurred[:, 13:18, 1], np.tile(np.round(expected), (9, 1))
+    )
+    one = {"image": np.full((1, 1, 3), 7, np.uint8)}
+    assert (
+        (transforms.random_blur(one, _key(0), (0.0, 3.0))["image"] == 7).numpy().all()
+    )
+    assert transforms.random_blur(one, _key(0), (0.0, 0.0)) is one
 
 
 def test_padding_is_the_mean_colour_and_255():
