@@ -21,6 +21,7 @@ from eseg_jax.input.datasets import DatasetInfo, Example, LabelKind
 from eseg_jax.input.tf_cpu import tf
 
 _EXIF_ORIENTATION = 274
+_JPEG_BLOCK = 16  # height and width of what is coded together, at most
 
 
 def decode_label(data, kind: LabelKind, box=None, *, decode_whole=False):
@@ -146,7 +147,13 @@ def decode_image(data, box=None, *, decode_whole=False):
             return tf.io.decode_jpeg(data, **options)
         if decode_whole:
             return transforms.crop_to(tf.io.decode_jpeg(data, **options), box)
-        return tf.io.decode_and_crop_jpeg(data, box, **options)
+        # Colours stored at half the resolution are interpolated: pixels at the edge of
+        # what is decoded would miss a neighbour, so decode a block more on each side.
+        first = tf.maximum(box[:2] - _JPEG_BLOCK, 0)
+        last = tf.minimum(box[:2] + box[2:] + _JPEG_BLOCK, image_size(data))
+        part = tf.concat([first, last - first], axis=0)
+        image = tf.io.decode_and_crop_jpeg(data, part, **options)
+        return transforms.crop_to(image, tf.concat([box[:2] - first, box[2:]], axis=0))
 
     return tf.cond(
         tf.io.is_jpeg(data),
