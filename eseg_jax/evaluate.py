@@ -84,6 +84,30 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
     return jax.jit(step, in_shardings=(whole, split), out_shardings=where)
 
 
+def jit_views_step(config: ConfigDict, model):
+    """Compiles `steps.make_views_step` for one device; None if the model has no views.
+
+    It gives (variables, images) -> {row title: maps}, see `report.flow.sheet`.
+    """
+    if not hasattr(model, "views"):
+        return None
+    info = models.info(config.model.name)
+    return jax.jit(steps.make_views_step(model, mean=info.mean, std=info.std))
+
+
+def with_views(views_step, variables, examples: list[dict]) -> list[dict]:
+    """Adds "views" to the examples of `Evaluation`, where the model has any."""
+    if views_step is None:
+        return examples
+    variables = jax.device_get(variables)  # of a mesh that other processes share
+
+    def views(image: np.ndarray) -> dict:
+        shown = jax.device_get(views_step(variables, image[None]))
+        return jax.tree.map(lambda x: x[0], shown)
+
+    return [{**example, "views": views(example["image"])} for example in examples]
+
+
 @dataclasses.dataclass
 class Evaluation:
     """What one pass over a split found.

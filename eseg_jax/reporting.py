@@ -10,7 +10,9 @@ Files in the workdir (a local folder or any bucket that `etils.epath` opens):
     confusion_<split>.csv  the latest confusion matrix, rows are the truth
     scores_<split>.csv     mIoU and pixel accuracy of every image, latest evaluation
     images/                <step>_<name>.png: input, truth, prediction, error
-    worst/                 <rank>_<name>.png, the same of the images of lowest mIoU
+    flow/                  <step>_<name>.png: SFNet's flow and what it does, see
+                           `report/flow.py`
+    worst/                 <rank>_<name>.png, as in images/, of the lowest mIoU
     events.out.tfevents.*  the same scalars for TensorBoard
     report.html            everything above on one page (see `report/page.py`)
 """
@@ -30,7 +32,7 @@ from etils import epath
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from eseg_jax.report import page, panels
+from eseg_jax.report import flow, page, panels
 from eseg_jax.report.files import (
     GrowingFile,
     JsonLines,
@@ -45,6 +47,7 @@ from eseg_jax.report.files import (
 SECTIONS = ("compile", "step", "input", "evaluation", "checkpoint")
 OTHER = "other"
 _MAX_TILE_WIDTH = 1024  # wider images are thinned before they become panels
+_MAX_FLOW_WIDTH = 512
 _FILM_STEPS = 8  # earlier evaluations shown in the report
 _FILM_WIDTH = 168
 _TTY_SECONDS, _LOG_SECONDS = 0.25, 10.0
@@ -252,6 +255,7 @@ class Reporter:
         self._pictures: dict[str, tuple[int, dict]] = {}
         self._film: dict[str, dict[int, np.ndarray]] = {}
         self._worst: list[page.Worst] = []
+        self._flows: dict[str, tuple[int, np.ndarray]] = {}
         self._loss = None
         self._start_clock(0)
 
@@ -360,7 +364,8 @@ class Reporter:
         Args:
           step: of the weights that predicted.
           examples: dicts of "id", made safe for file names, "image" uint8 `[h, w, 3]`,
-            RGB, "label" and "prediction" uint8 `[h, w]` of train ids.
+            RGB, "label" and "prediction" uint8 `[h, w]` of train ids; and "views" of
+            the networks that have flows, see `report.flow.sheet`.
         """
         if not self._active:
             return
@@ -373,6 +378,8 @@ class Reporter:
                 png = panels.encode(pixels, tile)
                 (folder / f"{step}_{name}.png").write_bytes(png)
                 self._keep_picture(step, name, panels.cut(pixels, tile))
+                if example.get("views"):
+                    self._log_flow(step, name, example)
             self._write_report(step)
 
     def log_worst(self, step: int, worst: Sequence[dict]) -> None:
@@ -474,15 +481,30 @@ class Reporter:
         film = self._film.setdefault(name, {})
         film[step] = panels.thin(tiles["prediction"], _FILM_WIDTH)
 
+    def _log_flow(self, step: int, name: str, example: dict) -> None:
+        image = panels.thin(np.asarray(example["image"]), _MAX_FLOW_WIDTH)
+        folder = self._workdir / "flow"
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet = flow.sheet(image, example["views"])
+        panels.write_png(folder / f"{step}_{name}.png", sheet)
+        self._flows[name] = (step, sheet)
+
     def _load_pictures(self, last_step: int) -> None:
+        for name, found in self._saved_pictures("images", last_step).items():
+            for step, path in page.spread(found, _FILM_STEPS):
+                self._keep_picture(step, name, panels.decode(path.read_bytes()))
+        for name, found in self._saved_pictures("flow", last_step).items():
+            step, path = found[-1]
+            self._flows[name] = (step, panels.read_png(path))
+
+    def _saved_pictures(self, folder: str, last_step: int) -> dict[str, list[tuple]]:
+        """(step, path) of each name's pictures up to a step, in order."""
         found: dict[str, list[tuple[int, epath.Path]]] = {}
-        for path in (self._workdir / "images").glob("*_*.png"):
+        for path in (self._workdir / folder).glob("*_*.png"):
             step, name = path.stem.split("_", 1)
             if step.isdigit() and int(step) <= last_step:
                 found.setdefault(name, []).append((int(step), path))
-        for name, panels_of_name in found.items():
-            for step, path in page.spread(sorted(panels_of_name), _FILM_STEPS):
-                self._keep_picture(step, name, panels.decode(path.read_bytes()))
+        return {name: sorted(pictures) for name, pictures in found.items()}
 
     def _write_report(self, step: int) -> None:
         main = page.main_series(self._metrics.records)
@@ -501,5 +523,6 @@ class Reporter:
             pictures=self._pictures,
             film=self._film,
             worst=self._worst,
+            flows=self._flows,
         )
         write_text(self._workdir / "report.html", page.page(run))

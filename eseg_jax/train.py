@@ -144,6 +144,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             .compile()
         )
     eval_step = evaluate.jit_eval_step(config, model, dataset.num_classes, eval_mesh)
+    views_step = evaluate.jit_views_step(config, model)
 
     # ---- Loop ------------------------------------------------------------------
     batches = input.train_batches(
@@ -165,12 +166,11 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             due = step % config.eval_every == 0 or step == total
             if due and step > evaluated and not stop:
                 with reporter.section("evaluation"):
+                    variables = train_state.variables(config.eval.weights)
                     found = evaluate.evaluate_split(
-                        eval_step,
-                        train_state.variables(config.eval.weights),
-                        config,
-                        eval_mesh,
+                        eval_step, variables, config, eval_mesh
                     )
+                    shown = evaluate.with_views(views_step, variables, found.samples)
                 summary = found.summary(dataset.class_names)
                 score, evaluated = summary["top1" if classifies else "miou"], step
                 summary["weights"] = config.eval.weights
@@ -179,7 +179,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                 reporter.log_eval(
                     step, split_name, summary, found.confusion, found.scores
                 )
-                reporter.log_images(step, found.samples)
+                reporter.log_images(step, shown)
                 reporter.log_worst(step, found.worst)
 
             # ---- Save ----

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eseg_jax import models, steps
+from eseg_jax import evaluate, models, steps
 from eseg_jax.report import flow
 
 
@@ -78,3 +78,22 @@ def test_sfnet_shows_its_flows(fam_levels, rows):
         assert view["before"].shape == (2, 2, 3)
         assert view["flow"].shape == (2, 4, 6, 2)
         assert view["after"].shape == (2, 4, 6)
+
+
+def test_examples_get_their_views():
+    def views_step(variables, images):
+        return {"FAM": {"after": variables["params"] * images[..., 0]}}
+
+    examples = [{"id": i, "image": np.full((2, 3, 3), i, np.uint8)} for i in (1, 2)]
+    shown = evaluate.with_views(views_step, {"params": jnp.float32(10)}, examples)
+    assert [x["id"] for x in shown] == [1, 2]
+    for i, x in enumerate(shown, start=1):
+        np.testing.assert_array_equal(
+            x["views"]["FAM"]["after"], np.full((2, 3), 10 * i)
+        )
+    assert evaluate.with_views(None, {}, examples) is examples
+
+
+def test_only_networks_with_flows_have_views(tiny_config):
+    model = evaluate.create_model(tiny_config, 3)
+    assert evaluate.jit_views_step(tiny_config, model) is None

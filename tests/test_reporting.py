@@ -257,6 +257,28 @@ def test_images_get_safe_names_and_reach_the_page(tmp_path):
     assert "ulm-a-1.png, step 2" in page and "ulm-a-1.png, step 4" not in page
 
 
+def test_flows_are_drawn_and_survive_a_resume(tmp_path):
+    run = reporter(tmp_path)
+    run.resume(0, 0)
+    view = {
+        "before": np.eye(3),
+        "flow": np.ones((6, 9, 2), np.float32),
+        "after": np.ones((6, 9)),
+    }
+    for step in (2, 4):
+        flowing = example("a", (6, 9)) | {"views": {"FAM of level 0": view}}
+        run.log_images(step, [flowing])
+    assert (tmp_path / "flow" / "4_a.png").is_file()
+    assert "Semantic flow" in (tmp_path / "report.html").read_text()
+
+    resumed = reporter(tmp_path)
+    resumed.resume(3, 0)
+    resumed.finish(3)
+    page = (tmp_path / "report.html").read_text()
+    section = page[page.index("Semantic flow") :]
+    assert "a, step 2" in section and "a, step 4" not in section
+
+
 def test_wide_images_are_thinned(tmp_path):
     run = reporter(tmp_path)
     run.resume(0, 0)

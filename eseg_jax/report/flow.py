@@ -79,10 +79,10 @@ def draw_arrows(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     rows, columns = flow.shape[:2]
     scale = np.array([width / columns, height / rows])
-    y, x = np.mgrid[
-        _ARROW_PIXELS // 2 : height : _ARROW_PIXELS,
-        _ARROW_PIXELS // 2 : width : _ARROW_PIXELS,
-    ].reshape(2, -1)
+    at = [
+        np.arange(min(_ARROW_PIXELS, n) // 2, n, _ARROW_PIXELS) for n in (height, width)
+    ]
+    y, x = np.stack(np.meshgrid(*at, indexing="ij")).reshape(2, -1)
     step = flow[y * rows // height, x * columns // width] / 2 * scale
     typical = np.quantile(np.hypot(*step.T), 0.9)
     step = step * (_ARROW_PIXELS / max(typical, 1e-6))

@@ -16,6 +16,7 @@ from PIL import Image
 from eseg_jax.report import charts, style
 
 _TILE_WIDTH = 720  # pixels of an inlined picture
+_SHEET_WIDTH = 1440
 _FILM_STEPS = 8
 _LISTED_CONFUSIONS = 12
 _PHOTOS = ("input", "error")  # tiles worth JPEG; the others are label maps
@@ -50,6 +51,7 @@ class Run:
     pictures: name -> (step, {title: uint8 `[h, w, 3]`}), the latest of each image.
     film: name -> {step: uint8 `[h, w, 3]`}, small predictions of every evaluation.
     worst: the images of lowest mIoU, the worst first.
+    flows: name -> (step, uint8 `[h, w, 3]` of `flow.sheet`), of networks with flows.
     """
 
     config: dict
@@ -66,6 +68,7 @@ class Run:
     pictures: dict[str, tuple[int, dict[str, np.ndarray]]]
     film: dict[str, dict[int, np.ndarray]]
     worst: list[Worst] = dataclasses.field(default_factory=list)
+    flows: dict[str, tuple[int, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 def page(run: Run) -> str:
@@ -77,6 +80,7 @@ def page(run: Run) -> str:
         _confusion(run),
         _pictures(run),
         _worst(run),
+        _flows(run),
         _time(run),
         _provenance(run),
     )
@@ -370,6 +374,22 @@ def _worst(run: Run) -> str:
     return _section(
         "Worst images", note, _legend(run, shown) + _titles(shown) + "".join(blocks)
     )
+
+
+def _flows(run: Run) -> str:
+    if not run.flows:
+        return ""
+    blocks = "".join(
+        f'<div class="picture"><p class="note">{escape(name)}, step {step:,}</p>'
+        f'<div class="wide">{_image(sheet, _SHEET_WIDTH, name, photo=True)}</div></div>'
+        for name, (step, sheet) in run.flows.items()
+    )
+    note = (
+        "What each alignment module does, coarsest first: the map before it (mean over "
+        "channels), its flow (hue is direction, saturation length), the map after it, "
+        "and arrows from where a value is read to where it is put."
+    )
+    return _section("Semantic flow", note, blocks)
 
 
 def _legend(run: Run, pictures: list[dict[str, np.ndarray]]) -> str:

@@ -161,3 +161,16 @@ def notes(png: bytes) -> dict[str, str]:
     """The notes that `encode` was given."""
     with Image.open(io.BytesIO(png)) as opened:
         return {k: v for k, v in opened.info.items() if isinstance(v, str)}
+
+
+def write_png(path, pixels: np.ndarray) -> None:
+    """Writes uint8 `[h, w, 3]` to an `etils.epath` path."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", compress_level=4)
+    path.write_bytes(buffer.getvalue())
+
+
+def read_png(path) -> np.ndarray:
+    """uint8 `[h, w, 3]` of what `write_png` wrote."""
+    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+        return np.asarray(opened)

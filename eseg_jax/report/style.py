@@ -117,8 +117,8 @@ svg text { fill: var(--soft); }
 .legend li { display: flex; align-items: center; gap: 6px; }
 .tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 6px; }
 .tiles.titles { margin-bottom: 6px; font-size: 12.5px; font-weight: 600; }
-.tiles img, .film img { display: block; width: 100%; height: auto; border-radius: 3px;
-  cursor: zoom-in; }
+.tiles img, .film img, .wide img { display: block; width: 100%; height: auto;
+  border-radius: 3px; cursor: zoom-in; }
 .picture { margin-bottom: 26px; }
 .picture .note { margin-bottom: 5px; overflow-wrap: anywhere; }
 .film { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 6px;
@@ -161,6 +161,6 @@ pre { margin: 0 0 14px; padding: 14px 16px; border-radius: 6px; overflow-x: auto
 SCRIPT = """
 const zoom = document.getElementById("zoom");
 zoom.onclick = () => zoom.close();
-for (const image of document.querySelectorAll(".tiles img, .film img"))
+for (const image of document.querySelectorAll(".tiles img, .film img, .wide img"))
   image.onclick = () => { zoom.firstChild.src = image.src; zoom.showModal(); };
 """

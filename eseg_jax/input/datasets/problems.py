@@ -62,7 +62,10 @@ def label_format_problem(kind: LabelKind, path: str, data: bytes) -> str | None:
         f"Label {path} is a PNG of {depth}-bit {names.get(colour, 'unknown')} pixels"
     )
     if kind.colours:
-        return f"{found}; {kind.name} are PNGs of 8-bit RGB or palette pixels, so convert it."
+        return (
+            f"{found}; {kind.name} are PNGs of 8-bit RGB or palette pixels, so "
+            "convert it."
+        )
     hint = ""
     if (depth, colour) in ((16, 0), (8, 2)):
         hint = " (it may hold instances where semantic labels belong)"
