@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eseg_jax import models
-from eseg_jax.models import cost
+from eseg_jax.models import cost, frfnet
 from eseg_jax.models.frfnet import (
     DCT_FREQUENCIES,
     ECA,
@@ -99,13 +99,45 @@ def test_multiply_adds(name, macs):
 )
 def test_multiply_adds_on_camvid(name, deployed, training):
     """360x480 is 90x120, 45x60, 23x30 and 12x15 at strides 4 to 32."""
-    # The attention's grouped convolutions, 128 -> 32 in 16 groups, on c5 and c4.
-    macs = count(name, (360, 480), 11, aux_heads=False).macs
-    macs += 128 * 32 // 16 * (12 * 15 + 23 * 30)
-    assert giga(macs) == deployed
+    assert giga(count(name, (360, 480), 11).macs) == deployed
+    trained = count(name, (360, 480), 11, training=True)
+    assert giga(trained.macs) == training
     # The heads read strides 16 and 8.
     heads = (9 * 128 * 64 + 64 * 11) * (23 * 30 + 45 * 60)
-    assert giga(macs + heads) == training
+    assert trained.macs - count(name, (360, 480), 11).macs == heads
+
+
+@pytest.mark.parametrize(
+    ("options", "gates"),
+    [
+        ({"attention": "none"}, {"ffm": 2, "sfm": 1}),
+        ({"attention": "none", "ffm": "strict"}, {"ffm": 2, "sfm": 1}),
+        ({"attention": "none", "ffm": "sum"}, {"ffm": 0, "sfm": 1}),
+        ({"attention": "none", "sfm": False}, {"ffm": 2, "sfm": 0}),
+        ({"attention": "fca", "ffm": "sum", "sfm": False}, {"ffm": 0, "sfm": 0}),
+    ],
+)
+def test_the_ablations_switch_their_gates(options, gates, monkeypatch):
+    seen, sigmoid = [], frfnet.nn.sigmoid
+
+    def noting(x):
+        seen.append(x.shape)
+        return sigmoid(x)
+
+    monkeypatch.setattr(frfnet.nn, "sigmoid", noting)
+    model = models.create("frfnet", 3, **options)
+    variables = jax.eval_shape(
+        functools.partial(model.init, train=False),
+        jax.random.key(0),
+        image(1, 64, 96, 3),
+    )
+    seen.clear()
+    jax.eval_shape(
+        functools.partial(model.apply, train=False), variables, image(1, 64, 96, 3)
+    )
+    # At strides 8 and 4; the attention's have one value a channel.
+    assert seen.count((1, 8, 12, 128)) == gates["ffm"]
+    assert seen.count((1, 16, 24, 112)) == gates["sfm"]
 
 
 def test_the_ablation_adds_no_weights_but_the_attention():
