@@ -24,7 +24,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from eseg_jax import input as eseg_input
-from eseg_jax.input import datasets
+from eseg_jax.input import class_folders, datasets
 from eseg_jax.input.datasets import DatasetInfo, Example, InputError, LabelKind
 from eseg_jax.tools.terminal import progress
 
@@ -95,6 +95,8 @@ def check_example(
 def check_split(config, split: str) -> Report:
     """Checks every file of a split on all cores; shows progress on stderr."""
     info = eseg_input.dataset_info(config)
+    if eseg_input.is_classification(config):
+        return _check_classes(config, info, split)
     if info.layout is None:
         return _check_scenes(config, split)
     report = Report()
@@ -149,7 +151,9 @@ def check(config) -> int:
 
     print()
     rows = [("class", *(f"{split} %" for split in reports))]
-    names = dict(enumerate(info.class_names)) | {datasets.IGNORE: "(ignored)"}
+    names = dict(enumerate(info.class_names))
+    if not eseg_input.is_classification(config):
+        names[datasets.IGNORE] = "(ignored)"
     for train_id, name in names.items():
         shares = (
             100 * report.pixels[train_id] / max(report.pixels.sum(), 1)
@@ -181,6 +185,32 @@ def _check_scenes(config, split: str) -> Report:
     if shown < count:
         report.notes.append(f"{split}: the first {shown} of {count} scenes")
     return report
+
+
+def _check_classes(config, info: DatasetInfo, split: str) -> Report:
+    """Images with one class each: decodes them, and counts images for pixels."""
+    if config.dataset.name != "class_folders":
+        raise InputError(
+            f"{config.dataset.name} has no files of its own to check; TensorFlow "
+            "Datasets checked them when it prepared them."
+        )
+    report = Report(pixels=np.zeros(max(256, info.num_classes), int))
+    paths, labels = class_folders.list_images(config, split)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = pool.map(_image_size, paths)
+        found = zip(paths, labels, progress(sizes, len(paths), split), strict=True)
+        for path, label, size in found:
+            if size is None:
+                report.problems.append(f"Image {path} is damaged or no PNG or JPEG.")
+            else:
+                report.sizes[size] += 1
+                report.pixels[label] += 1
+    return report
+
+
+def _image_size(path: str) -> tuple[int, int] | None:
+    image = _decode(epath.Path(path).read_bytes())
+    return image and image.size[::-1]
 
 
 def _count_ids(label: Image.Image, kind: LabelKind) -> np.ndarray:

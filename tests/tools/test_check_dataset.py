@@ -153,6 +153,25 @@ def test_scenes(capsys):
     assert "64x32: 4" in capsys.readouterr().out
 
 
+def test_class_folders(tmp_path, capsys):
+    for split, counts in (("train", {"cat": 3, "dog": 1}), ("val", {"dog": 2})):
+        for name, count in counts.items():
+            for k in range(count):
+                image = np.full((6, 9, 3), 50 * k, np.uint8)
+                _save(tmp_path / split / name / f"{k}.png", image)
+    (tmp_path / "val" / "cat").mkdir()
+    config = _config(tmp_path, "class_folders")
+    assert check_dataset.check(config) == 0
+    lines = [" ".join(x.split()) for x in capsys.readouterr().out.splitlines()]
+    assert "class_folders: 2 classes" in lines
+    assert "train 4 0 9x6: 4" in lines
+    assert "cat 75.000 0.000" in lines
+    broken = tmp_path / "train" / "cat" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert check_dataset.check(config) == 1
+    assert f"Image {broken} is damaged or no PNG or JPEG" in capsys.readouterr().out
+
+
 def test_real_data_is_clean(real_data):
     config = _config(real_data / "cityscapes_mini")
     report = check_dataset.check_split(config, "val")
