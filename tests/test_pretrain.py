@@ -12,8 +12,21 @@ from configs import pretrain
 from eseg_jax import evaluate, input, losses, models, optimizer, state, steps
 from eseg_jax.config import validate
 from eseg_jax.train import train
+from eseg_jax.trees import flatten_names
 
 COLOURS = {"blue": (30, 40, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
+
+
+def variables_of(name, num_classes, create=models.create):
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    model = create(name, num_classes)
+    return jax.eval_shape(
+        lambda x: model.init({"params": jax.random.key(0)}, x, train=False), images
+    )
+
+
+def load_initial(*arguments):
+    return pytest.importorskip("eseg_jax.init_from").load_initial(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +78,77 @@ def test_evaluating_it_again_gives_the_same(run):
     assert record["top1"] == json.loads(last)["top1"]
     assert record["protocol"] == "the middle of each image, one pass"
     assert (folder / "evaluation" / "val_24_ema.json").exists()
+
+
+def test_the_network_starts_from_the_averages(run):
+    folder, _, trained = run
+    there = flatten_names(trained.variables("ema"))
+    loaded = flatten_names(
+        load_initial(str(folder), "backbone", variables_of("frfnet_slim", 19))
+    )
+    assert set(loaded) == {name for name in there if "/backbone/" in name}
+    for name, values in loaded.items():
+        np.testing.assert_array_equal(values, there[name])
+
+
+def test_a_backbone_of_another_width_is_refused_by_name(run):
+    folder, _, _ = run
+    with pytest.raises(ValueError) as error:
+        load_initial(str(folder), "backbone", variables_of("frfnet", 19))
+    kernel = "params/backbone/stem/conv/conv/kernel"
+    assert f"{kernel} is (3, 3, 3, 16) there and (3, 3, 3, 32) here" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("dfanet_b_x2", r"backbone_"),
+        ("sfnet_df1", r"encoder/"),
+        *(
+            pytest.param(name, backbone, marks=pytest.mark.slow)
+            for name, backbone in {
+                "dfanet_a": "backbone_",
+                "eseg_lite_s": "encoder/",
+                "eseg_s": "encoder/",
+                "eseg_resnet50": "encoder/",
+                "frfnet": "backbone/",
+                "sfnet_df2": "encoder/",
+                "sfnet_resnet18": "encoder/",
+                "sfnet_resnet50": "encoder/",
+                "sfnet_resnet101": "encoder/",
+                "sfnet_shufflenet": "encoder/",
+            }.items()
+        ),
+    ],
+)
+def test_every_backbone_loads_strictly(name, backbone, tmp_path):
+    source = flatten_names(variables_of(name, 1000, models.create_classifier))
+    arrays = {
+        name: np.full(x.shape, i, np.float32)
+        for i, (name, x) in enumerate(source.items())
+    }
+    np.savez(tmp_path / "weights.npz", **arrays)
+    network = variables_of(name, 19)
+    loaded = flatten_names(load_initial(str(tmp_path), "backbone", network))
+    wanted = {
+        x for x in flatten_names(network) if x.split("/", 1)[1].startswith(backbone)
+    }
+    if name.startswith("dfanet"):
+        # Where later sub-networks read more channels they start from nothing; the
+        # attentions have the classifier.
+        assert {f"params/attention_{n}/fc/kernel" for n in (1, 2)} <= set(loaded)
+        fresh = wanted - set(loaded)
+        assert fresh and all(
+            "/blocks_0/conv1/" in x or "/blocks_0/shortcut/" in x for x in fresh
+        )
+        assert not any("/backbone_1/" in x for x in fresh)
+    else:
+        assert set(loaded) == wanted
+    removed = sorted(x for x in arrays if backbone in x)[0]
+    del arrays[removed]
+    np.savez(tmp_path / "weights.npz", **arrays)
+    with pytest.raises(ValueError, match=f"missing {removed}"):
+        load_initial(str(tmp_path), "backbone", network)
 
 
 @pytest.mark.parametrize("name", ["dfanet_a", "frfnet_slim"])
