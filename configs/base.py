@@ -75,6 +75,8 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     )
     # Micro-batches a step is split into; batch normalisation then sees each alone.
     config.accumulate_steps = 1
+    # Updates with a loss or gradient that is not finite that may be skipped in a run.
+    config.skip_nonfinite = 0
     config.ema_decay = 0.9998  # as EfficientDet
     config.loss = ConfigDict(
         {
@@ -110,6 +112,7 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     # Where compiled programs are kept: "auto" for JAX_COMPILATION_CACHE_DIR or else
     # compilation_cache/ in the workdir; a folder or bucket; "" for nowhere.
     config.compilation_cache = "auto"
+    config.stuck_after = 120.0  # seconds until a stage counts as stuck; 0 = never
     config.profile = ""  # "10:20" writes a trace of steps 10 to 19, for xprof
 
     if dataset == "cityscapes":

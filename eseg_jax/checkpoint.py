@@ -5,12 +5,16 @@ The input needs no state of its own: its stream is a function of seed and step.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -19,9 +23,16 @@ from orbax.checkpoint import checkpoint_managers
 from eseg_jax.state import TrainState
 from eseg_jax.trees import flatten_names
 
+_PAUSES = (1.0, 4.0, 16.0)  # seconds between tries to save
+_logger = logging.getLogger(__name__)
+
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not belong to this model, or none where one must be."""
+    """A checkpoint of another model, a broken one, or none where one must be."""
+
+
+class SaveError(OSError):
+    """A checkpoint cannot be written."""
 
 
 def open_manager(workdir, keep: int) -> ocp.CheckpointManager:
@@ -62,22 +73,71 @@ def save(
     state: TrainState,
     meta: dict[str, Any],
     miou: float | None,
+    *,
+    wait: bool = False,
 ) -> None:
     """Saves a state with its json-able `meta`; `miou` only if it is of this step.
 
-    In a pre-training the top-1 accuracy stands for the mIoU.
+    In a pre-training the top-1 accuracy stands for the mIoU. A lone process tries a few
+    times. Of several processes, one that fails stops: the others wait for it inside the
+    save, so that it cannot start again by itself.
+
+    Args:
+      wait: return when the checkpoint is complete, not when it has been started.
+
+    Raises:
+      SaveError: this save, or one before that was still under way, has failed.
     """
-    if step in manager.all_steps():
-        return
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-        ),
-        metrics=None if miou is None else {"miou": miou},
-        # Due saves are the loop's decision, also at a step of no regular interval.
-        force=True,
+    meta = meta | {"checksum": _checksum(state)}
+    args = ocp.args.Composite(
+        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
     )
+    pauses = _PAUSES if jax.process_count() == 1 else ()
+    for pause in (*pauses, None):
+        try:
+            if step not in manager.all_steps():
+                # Due saves are the loop's decision, also at a step of no regular
+                # interval: force.
+                metrics = None if miou is None else {"miou": miou}
+                manager.save(step, args=args, metrics=metrics, force=True)
+            if wait:
+                manager.wait_until_finished()
+            return
+        except Exception as error:  # buckets raise their client library's own types
+            if pause is None:
+                raise SaveError(
+                    f"The checkpoint of step {step} cannot be written to "
+                    f"{manager.directory}: {_reason(error)}. Free some space or mend "
+                    "the permissions, then run the same command: it resumes from the "
+                    "last complete checkpoint."
+                ) from error
+            _logger.warning(
+                "Saving step %d failed: %s; trying again in %g s.",
+                step,
+                _reason(error),
+                pause,
+            )
+            time.sleep(pause)
+
+
+def lost(manager: ocp.CheckpointManager) -> bool:
+    """Whether a save in the background has just failed, so that another is due."""
+    if jax.process_count() > 1 or manager.is_saving_in_progress():
+        return False
+    try:
+        manager.wait_until_finished()
+    except Exception as error:
+        _logger.warning("A checkpoint was lost: %s; saving now.", _reason(error))
+        return True
+    return False
+
+
+def close(manager: ocp.CheckpointManager) -> None:
+    """Waits for a save under way; its failure never hides what ended the run."""
+    try:
+        manager.close()
+    except Exception as error:
+        _logger.error("The last checkpoint was lost: %s.", _reason(error))
 
 
 def restore(
@@ -85,33 +145,117 @@ def restore(
     state: TrainState,
     sharding: jax.sharding.Sharding,
     step: int | None = None,
+    *,
+    set_aside: bool = False,
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """Restores the latest checkpoint, or that of `step`; None when there is none.
+    """Restores the latest whole checkpoint, or that of `step`; None if there is none.
+
+    A checkpoint that cannot be read, or whose contents are not those that were saved,
+    is named in the log and the one before it is used.
 
     Args:
       manager: from `open_manager`.
       state: shapes and types to restore, from `jax.eval_shape` or a real state.
       sharding: where every leaf goes.
       step: the step to restore.
+      set_aside: move broken checkpoints to broken_checkpoints/ in the workdir, so that
+        their steps can be saved again. Only the process that trains may do so.
 
     Raises:
-      CheckpointError: names or shapes differ from `state`'s; all are listed.
+      CheckpointError: names or shapes differ from `state`'s, all are listed; or there
+        are checkpoints and each is broken.
     """
-    step = manager.latest_step() if step is None else step
-    if step is None:
-        return None
-    saved = manager.item_metadata(step)["state"].tree
-    _check(saved, state, manager.directory / str(step))
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
-    )
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
-        ),
-    )
-    return restored["state"], restored["meta"]
+    steps = sorted(manager.all_steps(), reverse=True) if step is None else [step]
+    broken: dict[int, str] = {}
+    for step in steps:
+        restored, problem = _try_to_restore(manager, state, sharding, step)
+        if _anywhere(problem is not None):
+            broken[step] = problem or "another process of the job cannot read it"
+            where = manager.directory / str(step)
+            _logger.error("Checkpoint %s is broken: %s.", where, broken[step])
+            continue
+        if broken:
+            _logger.error(
+                "Checkpoint %s is used instead.", manager.directory / str(step)
+            )
+            if set_aside:
+                _set_aside(manager, broken)
+        return restored
+    if broken:
+        raise CheckpointError(
+            f"No checkpoint in {manager.directory} can be read; move that folder away "
+            "to start anew. "
+            + " ".join(f"{step}: {problem}." for step, problem in broken.items())
+        )
+    return None
+
+
+def _try_to_restore(manager, state, sharding, step: int):
+    """((state, meta), None), or (None, what is wrong with the checkpoint)."""
+    try:
+        saved = manager.item_metadata(step)["state"]
+        if saved is None:
+            return None, "its folder state/ is missing"
+        _check(saved.tree, state, manager.directory / str(step))
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+        )
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+            ),
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:  # of any of the libraries that read it
+        return None, _reason(error)
+    state, meta = restored["state"], restored["meta"]
+    saved, found = meta.pop("checksum", None), _checksum(state)
+    # Sharded over other processes than when it was saved: nothing to compare.
+    if saved and saved["names"] == found["names"] and saved["data"] != found["data"]:
+        return None, "its contents are not those that were saved (checksum)"
+    return (state, meta), None
+
+
+def _checksum(state: TrainState) -> dict[str, int]:
+    """CRC-32 of the arrays that this process holds whole, and of their names.
+
+    Storage notices files that are cut off; a flipped bit inside an array it does not.
+    """
+    whole = {k: x for k, x in flatten_names(state).items() if x.is_fully_replicated}
+    data = 0
+    for name in sorted(whole):
+        # A view of its own: one kept by the array would be in the way of donation.
+        array = np.ascontiguousarray(whole[name].addressable_data(0))
+        data = zlib.crc32(array.view(np.uint8), data)
+    return {"names": zlib.crc32(" ".join(sorted(whole)).encode()), "data": data}
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether something is so in any process of the job."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.any(multihost_utils.process_allgather(np.array(here))))
+
+
+def _set_aside(manager: ocp.CheckpointManager, steps) -> None:
+    folder = manager.directory.parent / "broken_checkpoints"
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for step in steps:
+            name = f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+            (manager.directory / str(step)).rename(folder / name)
+            _logger.error("Checkpoint %d was moved to %s.", step, folder / name)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("broken checkpoints set aside")
+    manager.reload()
+
+
+def _reason(error: Exception) -> str:
+    """The gist of an error, however long its message."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300].rstrip(".")
 
 
 def find(path) -> epath.Path:

@@ -34,6 +34,8 @@ def validate(config: ConfigDict) -> None:
         config.dtype,
         "must be auto, bfloat16 or float32",
     )
+    for field in ("skip_nonfinite", "stuck_after"):
+        check(config[field] >= 0, field, config[field], "must not be negative")
     first, _, end = config.profile.partition(":")
     check(
         not config.profile

@@ -29,6 +29,8 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "environment (TPU slice, SLURM, JAX_COORDINATOR_ADDRESS) says there are some.",
 )
 
+_HEARTBEAT_SECONDS = 30
+
 
 def main(argv: list[str]) -> None:
     """Joins the job, then trains or evaluates."""
@@ -61,6 +63,8 @@ def _join_processes(when: str) -> None:
     if when == "on" or (when == "auto" and several):
         jax.distributed.initialize(
             coordinator_address=explicit["coordinator_address"],
+            # The others stop this long after a process or its host is lost.
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             **{
                 name: int(explicit[name])
                 for name in ("num_processes", "process_id")
@@ -107,11 +111,21 @@ def run() -> None:
     # Ours, and of the libraries only what is wrong.
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("eseg_jax").setLevel(logging.INFO)
+    known = (ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError)
     try:
         app.run(main, flags_parser=_parse_flags)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("ESEG_JAX_TRACEBACK"):
+    except known as error:
+        alone = not jax.distributed.is_initialized()
+        lost = isinstance(error, jax.errors.JaxRuntimeError)
+        if os.environ.get("ESEG_JAX_TRACEBACK") or (lost and alone):
             raise
+        if lost:
+            reason = str(error).splitlines()[0][:300]
+            error = (
+                "this process stops because another of the job, or the network to it, "
+                f"is gone ({reason}). Start all processes again, or fewer or more of "
+                "them, with the same command: the run resumes from its last checkpoint."
+            )
         sys.exit(f"eseg_jax: {error}\n(ESEG_JAX_TRACEBACK=1 shows where.)")
 
 

@@ -18,8 +18,8 @@ Files in the workdir (a local folder or any bucket that `etils.epath` opens):
 """
 
 import contextlib
+import functools
 import json
-import math
 import os
 import shutil
 import socket
@@ -39,10 +39,12 @@ from eseg_jax.report.files import (
     file_name,
     plain,
     read_table,
+    write_bytes,
     write_scores,
     write_table,
     write_text,
 )
+from eseg_jax.report.watchdog import Watchdog
 
 SECTIONS = ("compile", "step", "input", "evaluation", "checkpoint")
 OTHER = "other"
@@ -51,10 +53,6 @@ _MAX_FLOW_WIDTH = 512
 _FILM_STEPS = 8  # earlier evaluations shown in the report
 _FILM_WIDTH = 168
 _TTY_SECONDS, _LOG_SECONDS = 0.25, 10.0
-
-
-class NonFiniteError(FloatingPointError):
-    """The loss became NaN or infinite."""
 
 
 class WorkdirError(OSError):
@@ -162,7 +160,6 @@ def write_worst(folder, step: int, worst, colours, class_names) -> list[page.Wor
       colours, class_names: uint8 `[c, 3]` and c names.
     """
     folder, shown = epath.Path(folder), []
-    folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.png"):
         path.unlink()
     for rank, example in enumerate(worst, start=1):
@@ -170,7 +167,7 @@ def write_worst(folder, step: int, worst, colours, class_names) -> list[page.Wor
         name = file_name(str(example["id"]))
         notes = {"step": str(step), "miou": repr(float(example["miou"]))}
         png = panels.encode(pixels, tile, **notes)
-        (folder / f"{rank}_{name}.png").write_bytes(png)
+        write_bytes(folder / f"{rank}_{name}.png", png)
         tiles = panels.cut(pixels, tile)
         shown.append(page.Worst(name, step, float(example["miou"]), tiles))
     return shown
@@ -193,11 +190,23 @@ def read_worst(folder) -> list[page.Worst]:
 # ---------------------------------------------------------------- the reporter
 
 
-class Reporter:
-    """Writes a run's files; only process 0 does, for the others it does nothing.
+def _never_fatal(method):
+    """A file that cannot be written is a warning; the training is worth more."""
 
-    The one exception: `log_train` raises on a non-finite loss in every process, so
-    that no process waits for another that has stopped.
+    @functools.wraps(method)
+    def forgiving(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            self._say(f"warning: {error}; the run goes on without this file")
+
+    return forgiving
+
+
+class Reporter:
+    """Writes a run's files; only process 0 does, the others only watch their stages.
+
+    A start stops when the workdir cannot be written; after that nothing here does.
     """
 
     def __init__(
@@ -231,6 +240,11 @@ class Reporter:
           ValueError: a file of an earlier start cannot be read.
         """
         self._active = active
+        data = config.get("dataset", {})
+        self.watchdog = Watchdog(
+            config.get("stuck_after", 0),
+            "{} {} {}".format(*map(data.get, ("name", "train_split", "root"))).strip(),
+        )
         if not active:
             return
         self._workdir = epath.Path(workdir)
@@ -244,7 +258,8 @@ class Reporter:
             write_text(self._workdir / "config.json", text)
             self._events = Events(self._workdir)
         except Exception as error:  # buckets raise their client library's own types
-            reason = getattr(error, "strerror", None) or error
+            cause = error.__cause__ or error
+            reason = getattr(cause, "strerror", None) or cause
             raise WorkdirError(
                 f"cannot write to the workdir {workdir}: {reason}; give --workdir a "
                 "folder or bucket that exists or can be made, and that you may write to"
@@ -301,28 +316,19 @@ class Reporter:
         self._metrics.file.flush(force=True)
         return len(self._metrics.file.data)
 
+    @_never_fatal
     def log_train(self, step: int, scalars: dict[str, float]) -> None:
-        """Logs a training step's scalars; "loss" must be among them.
-
-        Raises:
-          NonFiniteError: the loss is NaN or infinite; nothing is written then.
-        """
-        scalars = {k: float(v) for k, v in scalars.items()}
-        if not math.isfinite(scalars["loss"]):
-            parts = ", ".join(f"{k}={v:.6g}" for k, v in scalars.items())
-            raise NonFiniteError(
-                f"the loss is not finite at step {step} ({parts}); lower "
-                "config.optimizer.learning_rate or set config.optimizer.clip_norm, "
-                "then run the same command again: it resumes from the last checkpoint"
-            )
+        """Logs a training step's scalars; "loss" must be among them."""
         if not self._active:
             return
+        scalars = {k: float(v) for k, v in scalars.items()}
         self._loss = scalars["loss"]
         scalars = plain(scalars)
         self._metrics.append({"step": int(step), "split": "train", **scalars})
         self._events.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
         self._log_time(step)
 
+    @_never_fatal
     def log_eval(
         self, step: int, split: str, summary: dict, confusion, scores=()
     ) -> None:
@@ -358,6 +364,7 @@ class Reporter:
         with self.section("evaluation"):
             self._write_report(step)
 
+    @_never_fatal
     def log_images(self, step: int, examples: Sequence[dict]) -> None:
         """Writes a panel of each image and rewrites the report.
 
@@ -371,17 +378,17 @@ class Reporter:
             return
         folder = self._workdir / "images"
         with self.section("evaluation"):
-            folder.mkdir(parents=True, exist_ok=True)
             for example in examples:
                 pixels, tile = _panel(example, self._colours, self._class_names)
                 name = file_name(str(example["id"]))
                 png = panels.encode(pixels, tile)
-                (folder / f"{step}_{name}.png").write_bytes(png)
+                write_bytes(folder / f"{step}_{name}.png", png)
                 self._keep_picture(step, name, panels.cut(pixels, tile))
                 if example.get("views"):
                     self._log_flow(step, name, example)
             self._write_report(step)
 
+    @_never_fatal
     def log_worst(self, step: int, worst: Sequence[dict]) -> None:
         """Replaces the panels of the worst images; see `write_worst`."""
         if not self._active:
@@ -393,22 +400,25 @@ class Reporter:
             )
             self._write_report(step)
 
-    def section(self, name: str):
-        """Context manager: its wall time is `name`'s, one of `SECTIONS`."""
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """The block's wall time is `name`'s, one of `SECTIONS`; it is watched, too."""
         if name not in SECTIONS:
             raise ValueError(f"no time section {name!r}; there are {SECTIONS}")
-        if not self._active:
-            return contextlib.nullcontext()
-        return self._stopwatch.section(name)
+        timed = self._stopwatch.section(name) if self._active else None
+        with self.watchdog.stage(name), timed or contextlib.nullcontext():
+            yield
 
     def progress(self, step: int) -> None:
         """Shows one line on stderr; call it every step, most calls do nothing."""
+        self.watchdog.step = step
         if not self._active:
             return
         pause = _TTY_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
         if time.perf_counter() - self._drawn_at >= pause:
             self._draw(step)
 
+    @_never_fatal
     def finish(self, step: int) -> None:
         """Writes `timing.json` and the last report; everything is stored after it."""
         if not self._active:
@@ -422,6 +432,7 @@ class Reporter:
         totals = page.time_totals(self._timing.records)
         summary = {
             "step": int(step),
+            "finished": step >= self._total_steps,  # launch/ starts others again
             "total_seconds": sum(totals.values()),
             "seconds": totals,
         }

@@ -38,6 +38,7 @@ def make_train_step(
     seed: int,
     ema_decay: float,
     accumulate_steps: int = 1,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Makes step(state, {"image", "label"}) -> (state, scalars).
 
@@ -52,6 +53,8 @@ def make_train_step(
         by its own batch statistics, mines its own hard pixels and updates the running
         statistics in turn: with batch normalisation, n micro-batches of b images are
         not one batch of n * b images.
+      skip_nonfinite: whether a loss or gradient that is not finite leaves everything
+        but the step as it was. The scalar "nonfinite" is 1 there, 0 elsewhere.
     """
 
     def loss_fn(params, batch_stats, images, labels, key):
@@ -114,14 +117,19 @@ def make_train_step(
             return jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, new)
 
         scalars = {"loss": value, **parts, "grad_norm": optax.tree.norm(grads)}
-        return state.replace(
-            step=state.step + 1,
+        finite = jnp.isfinite(value) & jnp.isfinite(scalars["grad_norm"])
+        scalars["nonfinite"] = 1 - finite.astype(jnp.float32)
+        after = state.replace(
             params=params,
             batch_stats=batch_stats,
             ema_params=average(state.ema_params, params),
             ema_batch_stats=average(state.ema_batch_stats, batch_stats),
             opt_state=opt_state,
-        ), scalars
+        )
+        if skip_nonfinite:
+            after = jax.tree.map(lambda n, o: jnp.where(finite, n, o), after, state)
+        # Skipped or not, the step is over: the next one takes the next batch.
+        return after.replace(step=state.step + 1), scalars
 
     return train_step
 

@@ -25,7 +25,7 @@ from eseg_jax import (
     trees,
 )
 from eseg_jax.config import validate
-from eseg_jax.report import trace
+from eseg_jax.report import finite, trace
 from eseg_jax.reporting import Reporter
 
 _logger = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
 
     # ---- Resume or start -------------------------------------------------------
     # `evaluated` is the last step whose metrics are in metrics.jsonl.
-    restored = checkpoint.restore(manager, shapes, whole)
+    restored = checkpoint.restore(manager, shapes, whole, set_aside=True)
     if restored is None:
         train_state = jax.jit(init, out_shardings=whole)()
-        step, evaluated, position = 0, 0, 0
+        step, evaluated, position, skipped = 0, 0, 0, 0
     else:
         train_state, meta = restored
         step, evaluated = int(train_state.step), meta["evaluated"]
-        position = meta["metrics_position"]
+        position, skipped = meta["metrics_position"], meta.get("skipped", 0)
         _logger.info("Resuming %s at step %d.", workdir, step)
     reporter = Reporter(
         workdir,
@@ -122,6 +122,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         seed=config.seed,
         ema_decay=config.ema_decay,
         accumulate_steps=config.accumulate_steps,
+        skip_nonfinite=config.skip_nonfinite > 0,
     )
     batch_shape = (config.input.batch_size, *config.input.crop)
     label = (batch_shape[:1], np.int32) if classifies else (batch_shape, np.uint8)
@@ -156,6 +157,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     start, total, scalars = step, config.total_steps, {}
     preempted = checkpoint.preemption_watch()
     profile = trace.Trace(config.profile, workdir)
+    guard = finite.FiniteGuard(config.skip_nonfinite, skipped)
     try:
         while True:
             stop = preempted(step)
@@ -165,6 +167,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             # ---- Evaluate ----
             due = step % config.eval_every == 0 or step == total
             if due and step > evaluated and not stop:
+                guard.check()
                 with reporter.section("evaluation"):
                     variables = train_state.variables(config.eval.weights)
                     found = evaluate.evaluate_split(
@@ -183,20 +186,23 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                 reporter.log_worst(step, found.worst)
 
             # ---- Save ----
-            due = step % config.checkpoint_every == 0 or step == total or stop
-            if due and step > start:
+            last = step == total or stop
+            due = step % config.checkpoint_every == 0 or last
+            if (due or checkpoint.lost(manager)) and step > start:
+                guard.check()  # before what it refuses is kept
                 with reporter.section("checkpoint"):
                     meta = {
                         "evaluated": evaluated,
                         "metrics_position": reporter.position,
+                        "skipped": guard.skipped,
                         "config": config.to_json_best_effort(),
                         "classes": {
                             "names": list(dataset.class_names),
                             "colours": dataset.colours.tolist(),
                         },
                     }
-                    checkpoint.save(manager, step, train_state, meta, score)
-            if stop or step == total:
+                    checkpoint.save(manager, step, train_state, meta, score, wait=last)
+            if last:
                 break
 
             # ---- Next batch ----
@@ -208,23 +214,27 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
             # ---- Step ----
             name = jax.profiler.StepTraceAnnotation("train", step_num=step)
             with reporter.section("step"), name:
-                last = scalars
                 train_state, scalars = train_step(train_state, arrays)
-                # One step in flight keeps the device busy; a longer queue would hold
-                # its batches in memory and fool the clock.
-                jax.block_until_ready(last)
+                # Waits for the step before: one in flight keeps the device busy; a
+                # longer queue would hold its batches in memory and fool the clock.
+                guard.check()
             step += 1
+            guard.follow(step, scalars, batch["id"])
 
             # ---- Log ----
             if step % config.log_every == 0 or step == total:
-                with reporter.section("step"):  # the device is behind: wait for it
-                    values = {name: float(x) for name, x in scalars.items()}
+                with reporter.section("step"):
+                    guard.check()  # the device is behind: this waits for it
+                values = {k: float(x) for k, x in scalars.items() if k != "nonfinite"}
+                if config.skip_nonfinite:
+                    values["skipped"] = guard.skipped
                 values["learning_rate"] = float(schedule(step - 1))
                 reporter.log_train(step, values)
             reporter.progress(step)
     finally:
         with reporter.section("checkpoint"):
-            manager.close()  # waits for a save under way, whatever has gone wrong
+            checkpoint.close(manager)
+        reporter.watchdog.close()
 
     # ---- Leave -----------------------------------------------------------------
     reporter.finish(step)

@@ -1,5 +1,9 @@
 """Saving and restoring one instant; refusing another model's checkpoint."""
 
+import errno
+import shutil
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +94,100 @@ def test_another_model_is_refused_by_name(tmp_path, mesh):
     assert "extra params/conv/kernel (2, 3)" in text
     assert "batch_stats/bn/mean is (3,) there and (4,) here" in text
     assert "--workdir" in text
+
+
+def _remove_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+def _cut_files(folder):
+    for file in folder.rglob("*"):
+        if file.is_file() and "state" in str(file):
+            file.write_bytes(file.read_bytes()[:10])
+
+
+@pytest.mark.parametrize("harm", [_remove_state, _cut_files])
+def test_a_broken_checkpoint_is_named_and_the_one_before_used(
+    tmp_path, mesh, caplog, harm
+):
+    _save(tmp_path, [5, 10])
+    harm(tmp_path / "checkpoints" / "10")
+    manager = checkpoint.open_manager(tmp_path, keep=2)
+    args = (manager, _state(), sharding.replicated(mesh))
+    restored, meta = checkpoint.restore(*args, set_aside=True)
+    assert meta["evaluated"] == 5
+    np.testing.assert_array_equal(restored.params["conv"]["kernel"], 5.0)
+    assert f"{tmp_path}/checkpoints/10 is broken: " in caplog.text
+    assert f"{tmp_path}/checkpoints/5 is used instead" in caplog.text
+    # Its step can be saved again.
+    assert len(list((tmp_path / "broken_checkpoints").glob("10_*"))) == 1
+    checkpoint.save(manager, 10, _state(10.0), {"evaluated": 10}, None, wait=True)
+    assert checkpoint.restore(*args)[1]["evaluated"] == 10
+    manager.close()
+
+
+def test_changed_contents_are_noticed(tmp_path, mesh, caplog, monkeypatch):
+    _save(tmp_path, [5])
+    monkeypatch.setattr(
+        checkpoint,
+        "_checksum",
+        lambda state, real=checkpoint._checksum: {**real(state), "data": 1},
+    )
+    with pytest.raises(checkpoint.CheckpointError, match=r"5: its contents are not"):
+        _restore(tmp_path, _state(), mesh)
+    assert not (tmp_path / "broken_checkpoints").exists()
+
+
+def test_checksum_covers_every_bit(mesh):
+    before = checkpoint._checksum(_state())
+    state = jax.device_put(_state(), sharding.replicated(mesh))
+    assert checkpoint._checksum(state) == before
+    mean = state.batch_stats["bn"]["mean"].at[1].add(1e-6)
+    after = checkpoint._checksum(state.replace(batch_stats={"bn": {"mean": mean}}))
+    assert after["names"] == before["names"] and after["data"] != before["data"]
+
+
+def test_saving_is_tried_again(tmp_path, mesh, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoint, "_PAUSES", (0.0, 0.0))
+    manager = checkpoint.open_manager(tmp_path, keep=2)
+    failures, save = [1, 2], manager.save
+
+    def failing(*args, **kwargs):
+        if failures:
+            failures.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(manager, "save", failing)
+    checkpoint.save(manager, 5, _state(), {"evaluated": 5}, None, wait=True)
+    assert caplog.text.count("Saving step 5 failed: No space left on device") == 2
+    failures += [1, 2, 3]
+    with pytest.raises(checkpoint.SaveError) as error:
+        checkpoint.save(manager, 6, _state(), {"evaluated": 6}, None)
+    assert str(error.value) == (
+        f"The checkpoint of step 6 cannot be written to {tmp_path}/checkpoints: No "
+        "space left on device. Free some space or mend the permissions, then run the "
+        "same command: it resumes from the last complete checkpoint."
+    )
+    checkpoint.close(manager)
+    assert _restore(tmp_path, _state(), mesh)[1]["evaluated"] == 5
+
+
+def test_a_save_lost_in_the_background_is_noticed(tmp_path, mesh, monkeypatch, caplog):
+    manager = checkpoint.open_manager(tmp_path, keep=2)
+    assert not checkpoint.lost(manager)
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "_finalize_checkpoint", _no_space)
+        checkpoint.save(manager, 5, _state(), {"evaluated": 5}, None)
+        while manager.is_saving_in_progress():
+            time.sleep(0.01)
+        assert checkpoint.lost(manager)
+    assert "A checkpoint was lost: No space left on device; saving now" in caplog.text
+    assert not checkpoint.lost(manager)
+    checkpoint.save(manager, 6, _state(), {"evaluated": 6}, None, wait=True)
+    checkpoint.close(manager)
+    assert _restore(tmp_path, _state(), mesh)[1]["evaluated"] == 6
+
+
+def _no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -128,6 +128,34 @@ def test_all_pixels_ignored_leaves_parameters_alone():
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize("finite", [True, False])
+def test_an_update_that_is_not_finite_is_skipped(finite):
+    model, tx = _OneConv(norm=True), optax.adam(0.5)
+
+    def loss(outputs, labels):
+        value, parts = losses.segmentation_loss(outputs, labels)
+        return value * (1.0 if finite else jnp.nan), parts
+
+    step = steps.make_train_step(
+        model,
+        tx,
+        loss,
+        mean=(128.0,) * 3,
+        std=(64.0,) * 3,
+        seed=0,
+        ema_decay=0.9,
+        skip_nonfinite=True,
+    )
+    before = state.init_state(model, tx, jax.random.key(0))
+    after, scalars = step(before, _batch())
+    assert float(scalars["nonfinite"]) == (0.0 if finite else 1.0)
+    assert int(after.step) == 1  # the next step takes the next batch
+    same = jax.tree.map(
+        lambda x, y: bool(jnp.all(x == y)), after.replace(step=before.step), before
+    )
+    assert all(jax.tree.leaves(same)) != finite
+
+
 def test_evaluation_counts_every_valid_pixel_once():
     model = _OneConv()
     variables = state.init_state(model, optax.sgd(0.1), jax.random.key(0)).variables(

@@ -4,20 +4,48 @@ import csv
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
 
 _BUCKET_SECONDS = 30.0  # a bucket limits how often one object may be rewritten
+_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between tries at a bucket
+_logger = logging.getLogger(__name__)
+
+
+class WriteError(OSError):
+    """A file of the workdir cannot be written."""
 
 
 def is_remote(path: epath.Path) -> bool:
     return "://" in os.fspath(path)
+
+
+def insist(path: epath.Path, write: Callable[[], object]) -> None:
+    """Calls `write`; a bucket, whose failures tend to pass, gets several tries.
+
+    Raises:
+      WriteError: the last try failed; names the file, the reason and the remedy.
+    """
+    for pause in (*(_PAUSES if is_remote(path) else ()), None):
+        try:
+            write()
+            return
+        except Exception as error:  # buckets raise their client library's own types
+            reason = getattr(error, "strerror", None) or error
+            if pause is None:
+                raise WriteError(
+                    f"{path} cannot be written: {reason}; free some space or mend the "
+                    "permissions"
+                ) from error
+            _logger.warning("%s: %s; trying again in %g s", path, reason, pause)
+            time.sleep(pause)
 
 
 class GrowingFile:
@@ -25,6 +53,7 @@ class GrowingFile:
 
     Local files get the new bytes at once. Objects in a bucket cannot be appended to:
     they are rewritten whole, at most every 30 s unless `flush(force=True)` says so.
+    What cannot be written now is kept and written with what follows.
     """
 
     def __init__(self, path: epath.Path, data: bytes = b""):
@@ -32,6 +61,7 @@ class GrowingFile:
         self.data = bytearray(data)
         self._written = len(data)
         self._flushed_at = -math.inf
+        self._failing = False
 
     def write(self, data: bytes) -> None:
         self.data += data
@@ -47,18 +77,31 @@ class GrowingFile:
             due = time.monotonic() - self._flushed_at > _BUCKET_SECONDS
             if not (force or (due and self._written < len(self.data))):
                 return
-            self._path.write_bytes(bytes(self.data))
-            self._flushed_at = time.monotonic()
-        else:
-            # Written at the known end, so a line cut by a crash is overwritten; a
-            # file that somebody deleted meanwhile is made again, whole.
-            mode = "r+b" if self._path.exists() else "wb"
-            with open(os.fspath(self._path), mode) as file:
-                start = min(self._written, file.seek(0, os.SEEK_END))
-                file.seek(start)
-                file.write(self.data[start:])
-                file.truncate()
+        self._flushed_at = time.monotonic()
+        try:
+            insist(self._path, self._store)
+        except WriteError as error:
+            if not self._failing:
+                _logger.warning("%s; the run goes on and tries again later", error)
+            self._failing = True
+            return
+        if self._failing:
+            _logger.warning("%s is written again, with nothing missing", self._path)
+        self._failing = False
         self._written = len(self.data)
+
+    def _store(self) -> None:
+        if is_remote(self._path):
+            self._path.write_bytes(bytes(self.data))
+            return
+        # Written at the known end, so a line cut by a crash is overwritten; a file
+        # that somebody deleted meanwhile is made again, whole.
+        mode = "r+b" if self._path.exists() else "wb"
+        with open(os.fspath(self._path), mode) as file:
+            start = min(self._written, file.seek(0, os.SEEK_END))
+            file.seek(start)
+            file.write(self.data[start:])
+            file.truncate()
 
 
 class JsonLines:
@@ -119,13 +162,17 @@ def write_text(path: epath.Path, text: str) -> None:
 def write_bytes(path, data: bytes) -> None:
     """Like `write_text`; makes the folder when it is missing."""
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_remote(path):
-        path.write_bytes(data)
-        return
-    partial = path.parent / f".{path.name}.partial"
-    partial.write_bytes(data)
-    os.replace(partial, path)
+
+    def write():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(path):
+            path.write_bytes(data)
+            return
+        partial = path.parent / f".{path.name}.partial"
+        partial.write_bytes(data)
+        os.replace(partial, path)
+
+    insist(path, write)
 
 
 def file_name(name: str) -> str:

@@ -1,10 +1,15 @@
 """Starts real processes of the command line and gives each a hard time limit."""
 
+import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+
+import jax
+
+from eseg_jax import checkpoint, evaluate, optimizer, sharding, state
 
 _TESTS = pathlib.Path(__file__).resolve().parent
 
@@ -52,3 +57,26 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
+
+
+def records(folder):
+    """The lines of a run's metrics.jsonl that are complete."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def last_step(folder):
+    """The last step in metrics.jsonl, 0 for none."""
+    return max((r["step"] for r in records(folder)), default=0)
+
+
+def restore(folder, config, mesh):
+    """The state and the notes of a run's latest checkpoint."""
+    model = evaluate.create_model(config, 19)
+    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
+    shapes = jax.eval_shape(lambda: state.init_state(model, tx, jax.random.key(0)))
+    manager = checkpoint.open_manager(folder, config.keep_checkpoints)
+    restored, meta = checkpoint.restore(manager, shapes, sharding.replicated(mesh))
+    manager.close()
+    return restored, meta
