@@ -120,6 +120,30 @@ def test_processes_share_each_batch(make_config, camvid):
         _equal(batch, joined | {"id": a["id"] + b["id"]})
 
 
+def test_more_or_fewer_processes_go_on_where_others_stopped(make_config, camvid):
+    config = _colourful(make_config, camvid)
+    whole = _take(eseg_input.train_batches(config), 10)
+    for start, stop, count in ((0, 3, 2), (3, 7, 1), (7, 10, 4)):
+        shares = [
+            _take(
+                eseg_input.train_batches(
+                    config, start_step=start, process_index=p, process_count=count
+                ),
+                stop - start,
+            )
+            for p in range(count)
+        ]
+        for batch, *parts in zip(whole[start:stop], *shares, strict=True):
+            joined = {
+                k: np.concatenate([part[k] for part in parts])
+                for k in ("image", "label")
+            }
+            _equal(batch, joined | {"id": sum((part["id"] for part in parts), [])})
+    # 40 rows of 5 images: none is skipped, none repeated within an epoch.
+    ids = sum((batch["id"] for batch in whole), [])
+    assert all(len(set(ids[i : i + 5])) == 5 for i in range(0, 40, 5))
+
+
 def test_each_epoch_is_a_permutation_and_epochs_differ(make_config, camvid):
     config = make_config("camvid", camvid, batch_size=1)
     ids = [b["id"][0] for b in _take(eseg_input.train_batches(config), 5 * 8)]
