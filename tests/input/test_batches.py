@@ -102,6 +102,56 @@ def test_far_start_step_is_where_the_arithmetic_says(make_config, camvid):
     assert sorted(a["id"]) == sorted(b["id"]) == [f"train_{i}" for i in range(5)]
 
 
+def test_a_run_resumed_after_1000_steps_continues_with_the_very_next_element(
+    make_config, camvid
+):
+    config = make_config("camvid", camvid, batch_size=1, crop=(4, 4))
+    unbroken = itertools.islice(eseg_input.train_batches(config), 1000, 1003)
+    resumed = _take(eseg_input.train_batches(config, start_step=1000), 3)
+    for a, b in zip(unbroken, resumed, strict=True):
+        _equal(a, b)
+
+
+def test_files_kept_in_memory_change_nothing(make_config, camvid):
+    config = _colourful(make_config, camvid, batch_size=5)
+    expected = _take(eseg_input.train_batches(config), 4)
+    config.input.cache_gb = 1e-6  # one kilobyte: some of the files
+    for a, b in zip(expected, eseg_input.train_batches(config), strict=False):
+        _equal(a, b)
+    config.input.cache_gb = 1.0
+    batches = eseg_input.train_batches(config)
+    _equal(next(batches), expected[0])  # an epoch: all files have been read
+    for file in (camvid / "train").iterdir():
+        file.unlink()
+    for a, b in zip(expected[1:], batches, strict=False):
+        _equal(a, b)
+
+
+def test_two_processes_read_disjoint_halves_of_each_split(make_config, camvid):
+    config = make_config("camvid", camvid, batch_size=4)
+    config.dataset.train_split = "trainval"  # 8 images
+    config.eval.batch_size = 2
+    training, evaluation = [], []
+    for process in range(2):
+        share = {"process_index": process, "process_count": 2}
+        epoch = _take(eseg_input.train_batches(config, **share), 2)
+        training.append([name for batch in epoch for name in batch["id"]])
+        evaluation.append(
+            [
+                name
+                for batch in eseg_input.eval_batches(config, **share)
+                for name, real in zip(batch["id"], batch["mask"], strict=True)
+                if real
+            ]
+        )
+    val = {f"val_{i}" for i in range(3)}
+    for halves, split in (
+        (training, val | {f"train_{i}" for i in range(5)}),
+        (evaluation, val),
+    ):
+        assert len(sum(halves, [])) == len(split) and set(sum(halves, [])) == split
+
+
 def test_processes_share_each_batch(make_config, camvid):
     config = _colourful(make_config, camvid)
     whole = _take(eseg_input.train_batches(config, start_step=2), 4)
