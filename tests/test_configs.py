@@ -64,6 +64,7 @@ def test_all_mistakes_are_named_at_once(tiny_config):
     tiny_config.total_steps = 0
     tiny_config.optimizer.learning_rate = -1.0
     tiny_config.input.scale = (2.0, 1.0)
+    tiny_config.input.update(blur=(2.0, 1.0), class_uniform=0.5, cache_gb=-1.0)
     tiny_config.optimizer.frozen = "("
     tiny_config.profile = "20:10"
     with pytest.raises(ConfigError) as error:
