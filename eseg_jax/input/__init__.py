@@ -45,7 +45,8 @@ def train_batches(
     Row r of step k is element g = k * batch_size + r: example permutation(seed, epoch)
     [g % n] of epoch g // n, augmented with the key (seed, g). Process p of P gets the
     rows [p * b / P, (p + 1) * b / P) of every batch. So resuming needs nothing but the
-    step, and the batches do not depend on the number of processes.
+    step, and the batches do not depend on the number of processes. With
+    config.input.class_uniform, `class_uniform.epoch` takes the permutation's place.
 
     With config.input.max_broken_files > 0, a file that cannot be read is logged and
     counted, and the next readable example in sorted order takes its place; the count is
