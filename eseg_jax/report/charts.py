@@ -127,6 +127,52 @@ def lines(
     )
 
 
+def scatter(x_title: str, y_title: str, points: dict[str, tuple[float, float]]) -> str:
+    """Fractions of two runs against each other, in percent, with the diagonal.
+
+    Args:
+      x_title, y_title: with the unit.
+      points: name, shown as a tooltip, -> (x, y), each in 0..1.
+
+    Returns:
+      an HTML `<figure>`.
+    """
+    size, left, top = 420, 46, 10
+    width = size - left - top - 30
+    values = [100 * value for pair in points.values() for value in pair]
+    marks = ticks(min(values), max(values))
+    low, high = marks[0], marks[-1]
+
+    def at(x, y):
+        share = [(100 * value - low) / (high - low) for value in (x, y)]
+        return left + width * share[0], top + width * (1 - share[1])
+
+    parts = []
+    for mark in marks:
+        x, y = at(mark / 100, mark / 100)
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
+        parts.append(f'<path class="grid" d="M{x:.1f} {top}v{width}"/>')
+        parts.append(_text(left - 8, y + 3.5, number(mark), "end"))
+        parts.append(_text(x, top + width + 17, number(mark), "middle"))
+    parts.append(
+        f'<path class="diagonal" d="M{left} {top + width}L{left + width} {top}"/>'
+    )
+    for name, (x, y) in points.items():
+        px, py = at(x, y)
+        tip = escape(f"{name}: {100 * x:.1f} and {100 * y:.1f}")
+        parts.append(
+            f'<circle class="dot s{int(y > x)}" cx="{px:.1f}" cy="{py:.1f}" r="3" '
+            f'fill-opacity=".65"><title>{tip}</title></circle>'
+        )
+    parts.append(_text(left + width, top + width + 33, x_title, "end"))
+    parts.append(_text(left + 6, top + 14, y_title, "start"))
+    return (
+        f'<figure class="chart"><svg viewBox="0 0 {size} {size}" role="img" '
+        f'aria-label="{escape(y_title)} over {escape(x_title)}">{"".join(parts)}</svg>'
+        "</figure>"
+    )
+
+
 def _path(points, at) -> str:
     return "M" + "L".join("{:.1f} {:.1f}".format(*at(x, y)) for x, y in points) + "h0"
 

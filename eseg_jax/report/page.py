@@ -4,22 +4,17 @@
 charts are inline SVG (`charts.py`), pictures are inlined.
 """
 
-import base64
 import dataclasses
-import io
 import json
 from html import escape
 
 import numpy as np
-from PIL import Image
 
-from eseg_jax.report import charts, style
+from eseg_jax.report import charts, html
 
-_TILE_WIDTH = 720  # pixels of an inlined picture
 _SHEET_WIDTH = 1440
 _FILM_STEPS = 8
 _LISTED_CONFUSIONS = 12
-_PHOTOS = ("input", "error")  # tiles worth JPEG; the others are label maps
 _TIME_PARTS = {
     "compile": ("compile", "#8b7fd4"),
     "step": ("training step", "#3f8f6b"),
@@ -84,14 +79,7 @@ def page(run: Run) -> str:
         _time(run),
         _provenance(run),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(_title(run))}</title>\n<style>{style.STYLE}</style>\n</head>\n"
-        "<body>\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n"
-        '<dialog id="zoom"><img alt=""></dialog>\n'
-        f"<script>{style.SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    return html.document(_title(run), "\n".join(filter(None, sections)))
 
 
 # ---------------------------------------------------------------- reading records
@@ -123,7 +111,7 @@ def main_series(records: list[dict]) -> str | None:
     return next(iter(val + names), None)
 
 
-def _train_points(records: list[dict], key: str) -> list[tuple[float, float]]:
+def train_points(records: list[dict], key: str) -> list[tuple[float, float]]:
     train = (r for r in records if r["split"] == "train")
     return [(r["step"], r[key]) for r in train if r.get(key) is not None]
 
@@ -164,15 +152,6 @@ def _title(run: Run) -> str:
 # ---------------------------------------------------------------- sections
 
 
-def _section(title: str, note: str, body: str) -> str:
-    note = f'<p class="note">{note}</p>' if note else ""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{note}\n{body}\n</section>"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
-
-
 def _headline(run: Run) -> str:
     evaluations = _evaluations(run.records).get(main_series(run.records) or "", [])
     state = "finished" if run.step >= run.total_steps else "in progress"
@@ -185,8 +164,8 @@ def _headline(run: Run) -> str:
         best_step, last_step = (f"step {r['step']:,}" for r in (best, last))
         split = last["split"]
         stats += [
-            (f"best {metric}, {split}", _percent(best[key], 2), best_step),
-            (f"last {metric}, {split}", _percent(last[key], 2), last_step),
+            (f"best {metric}, {split}", html.percent(best[key], 2), best_step),
+            (f"last {metric}, {split}", html.percent(last[key], 2), last_step),
         ]
         also = {
             "top5": "top-5",
@@ -194,7 +173,7 @@ def _headline(run: Run) -> str:
             "mean_accuracy": "mean class accuracy",
         }
         stats += [
-            (name, _percent(last[field], 2), last_step)
+            (name, html.percent(last[field], 2), last_step)
             for field, name in also.items()
             if field in last
         ]
@@ -225,7 +204,7 @@ def _headline(run: Run) -> str:
 
 
 def _curves(run: Run) -> str:
-    loss = _train_points(run.records, "loss")
+    loss = train_points(run.records, "loss")
     evaluations = _evaluations(run.records)
     rates = [
         (r["step"], r["images_per_second"])
@@ -241,7 +220,7 @@ def _curves(run: Run) -> str:
         charts.lines("Loss", {"smoothed": charts.smooth(loss)}, end=end, faint=loss),
         charts.lines(f"{metric}, %", scores, end=end, dots=True),
         charts.lines(
-            "Learning rate", {"": _train_points(run.records, "learning_rate")}, end=end
+            "Learning rate", {"": train_points(run.records, "learning_rate")}, end=end
         ),
         charts.lines("Images/s", {"": rates}, end=end),
     ]
@@ -249,7 +228,7 @@ def _curves(run: Run) -> str:
     others = [
         charts.lines(
             key,
-            {"": charts.smooth(_train_points(run.records, key))},
+            {"": charts.smooth(train_points(run.records, key))},
             end=end,
             small=True,
         )
@@ -259,7 +238,7 @@ def _curves(run: Run) -> str:
     body = f'<div class="charts">{"".join(figures)}</div>'
     if others:
         body += f'<div class="charts small">{"".join(others)}</div>'
-    return _section("Curves", "", body)
+    return html.section("Curves", "", body)
 
 
 def _class_bars(run: Run) -> str:
@@ -277,12 +256,14 @@ def _class_bars(run: Run) -> str:
     rows = []
     for name, colour, share in zip(run.class_names, run.colours, shares, strict=True):
         iou = last["iou"].get(name)
-        bar = f'<b style="width:{100 * (iou or 0):.2f}%;background:{_rgb(colour)}"></b>'
-        share = "" if share is None else _percent(share)
+        paint = html.rgb(colour)
+        bar = f'<b style="width:{100 * (iou or 0):.2f}%;background:{paint}"></b>'
+        share = "" if share is None else html.percent(share)
         rows.append(
-            f'<li><i style="background:{_rgb(colour)}"></i>'
+            f'<li><i style="background:{paint}"></i>'
             f'<span class="name" title="{escape(name)}">{escape(name)}</span>'
-            f'<span class="bar">{bar}</span><span class="iou">{_percent(iou)}</span>'
+            f'<span class="bar">{bar}</span>'
+            f'<span class="iou">{html.percent(iou)}</span>'
             f'<span class="share">{share}</span></li>'
         )
     columns = 1 + (len(rows) > 12) + (len(rows) > 40)
@@ -303,7 +284,7 @@ def _class_bars(run: Run) -> str:
         "pixels: share of the labelled pixels"
     )
     body = f'<div class="bars" style="--columns:{columns}">{lists}</div>'
-    return _section("Classes", note, body)
+    return html.section("Classes", note, body)
 
 
 def _confusion(run: Run) -> str:
@@ -316,10 +297,11 @@ def _confusion(run: Run) -> str:
     order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED_CONFUSIONS]
     pairs = [divmod(int(k), len(matrix)) for k in order]
     items = "".join(
-        f'<li><i style="background:{_rgb(run.colours[t])}"></i>'
+        f'<li><i style="background:{html.rgb(run.colours[t])}"></i>'
         f"<span>{escape(run.class_names[t])}</span><em>as</em>"
-        f'<i style="background:{_rgb(run.colours[p])}"></i>'
-        f"<span>{escape(run.class_names[p])}</span><b>{_percent(share[t, p])}</b></li>"
+        f'<i style="background:{html.rgb(run.colours[p])}"></i>'
+        f"<span>{escape(run.class_names[p])}</span>"
+        f"<b>{html.percent(share[t, p])}</b></li>"
         for t, p in pairs
         if wrong[t, p] > 0
     )
@@ -332,7 +314,7 @@ def _confusion(run: Run) -> str:
         "Each row is a true class and sums to 100 %; columns are predictions. "
         f"Step {step:,}."
     )
-    return _section("Confusion", note, body)
+    return html.section("Confusion", note, body)
 
 
 def _pictures(run: Run) -> str:
@@ -343,16 +325,19 @@ def _pictures(run: Run) -> str:
         earlier = spread(
             [s for s in sorted(run.film.get(name, {})) if s < step], _FILM_STEPS
         )
-        film = "".join(
-            f"<figure>{_image(run.film[name][s], _TILE_WIDTH, f'{name}, step {s}')}"
-            f"<figcaption>{s:,}</figcaption></figure>"
+        small = (
+            (s, html.image(run.film[name][s], html.TILE_WIDTH, f"{name}, step {s}"))
             for s in earlier
         )
+        film = "".join(
+            f"<figure>{image}<figcaption>{s:,}</figcaption></figure>"
+            for s, image in small
+        )
         film = f'<div class="film">{film}</div>' if film else ""
-        blocks.append(_picture(name, f"{name}, step {step:,}", tiles, film))
+        blocks.append(html.picture(name, f"{name}, step {step:,}", tiles, film))
     note = "Error: red is wrong, black is not labelled. Below: earlier predictions."
     shown = [tiles for _, tiles in run.pictures.values()]
-    return _section(
+    return html.section(
         "Validation images",
         note,
         _legend(run, shown) + _titles(shown) + "".join(blocks),
@@ -363,7 +348,7 @@ def _worst(run: Run) -> str:
     if not run.worst:
         return ""
     blocks = [
-        _picture(w.name, f"{w.name}, mIoU {_percent(w.miou)} %", w.tiles)
+        html.picture(w.name, f"{w.name}, mIoU {html.percent(w.miou)} %", w.tiles)
         for w in run.worst
     ]
     note = (
@@ -371,7 +356,7 @@ def _worst(run: Run) -> str:
         f"Step {run.worst[0].step:,}; scores of all images are in scores_*.csv."
     )
     shown = [w.tiles for w in run.worst]
-    return _section(
+    return html.section(
         "Worst images", note, _legend(run, shown) + _titles(shown) + "".join(blocks)
     )
 
@@ -381,7 +366,8 @@ def _flows(run: Run) -> str:
         return ""
     blocks = "".join(
         f'<div class="picture"><p class="note">{escape(name)}, step {step:,}</p>'
-        f'<div class="wide">{_image(sheet, _SHEET_WIDTH, name, photo=True)}</div></div>'
+        f'<div class="wide">{html.image(sheet, _SHEET_WIDTH, name, photo=True)}</div>'
+        "</div>"
         for name, (step, sheet) in run.flows.items()
     )
     note = (
@@ -389,17 +375,17 @@ def _flows(run: Run) -> str:
         "channels), its flow (hue is direction, saturation length), the map after it, "
         "and arrows from where a value is read to where it is put."
     )
-    return _section("Semantic flow", note, blocks)
+    return html.section("Semantic flow", note, blocks)
 
 
 def _legend(run: Run, pictures: list[dict[str, np.ndarray]]) -> str:
     """The classes whose colours occur in the label maps."""
-    maps = [t for tiles in pictures for k, t in tiles.items() if k not in _PHOTOS]
-    seen = set().union(*(np.unique(_packed(m)).tolist() for m in maps))
+    maps = [t for tiles in pictures for k, t in tiles.items() if k not in html.PHOTOS]
+    seen = set().union(*(np.unique(html.packed(m)).tolist() for m in maps))
     items = "".join(
-        f'<li><i style="background:{_rgb(colour)}"></i>{escape(name)}</li>'
+        f'<li><i style="background:{html.rgb(colour)}"></i>{escape(name)}</li>'
         for name, colour in zip(run.class_names, run.colours, strict=True)
-        if int(_packed(colour)) in seen
+        if int(html.packed(colour)) in seen
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -407,17 +393,6 @@ def _legend(run: Run, pictures: list[dict[str, np.ndarray]]) -> str:
 def _titles(pictures: list[dict[str, np.ndarray]]) -> str:
     head = "".join(f"<span>{escape(title)}</span>" for title in pictures[0])
     return f'<div class="tiles titles">{head}</div>'
-
-
-def _picture(name: str, note: str, tiles: dict[str, np.ndarray], below="") -> str:
-    shown = "".join(
-        _image(tile, _TILE_WIDTH, f"{name}, {title}", photo=title in _PHOTOS)
-        for title, tile in tiles.items()
-    )
-    return (
-        f'<div class="picture"><p class="note">{escape(note)}</p>'
-        f'<div class="tiles">{shown}</div>{below}</div>'
-    )
 
 
 def _time(run: Run) -> str:
@@ -441,7 +416,7 @@ def _time(run: Run) -> str:
         f'<div class="split">{"".join(bar)}</div>'
         f'<ul class="times">{"".join(legend)}</ul>'
     )
-    return _section("Time", f"{duration(whole)} of wall time", body)
+    return html.section("Time", f"{duration(whole)} of wall time", body)
 
 
 def _provenance(run: Run) -> str:
@@ -459,37 +434,4 @@ def _provenance(run: Run) -> str:
         f"<pre>{escape(v)}</pre></details>"
         for k, v in folded.items()
     )
-    return _section("Provenance", "", f"<table>{''.join(rows)}</table>{details}")
-
-
-# ---------------------------------------------------------------- small parts
-
-
-def _packed(rgb: np.ndarray) -> np.ndarray:
-    """One integer for each colour: `[..., 3]` to `[...]`."""
-    return rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-
-
-def _rgb(colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*(int(v) for v in colour))
-
-
-def _image(pixels: np.ndarray, max_width: int, alt: str, photo: bool = False) -> str:
-    """An inlined picture: photographs as JPEG, label maps exactly as PNG."""
-    picture = Image.fromarray(pixels)
-    height, width = pixels.shape[:2]
-    if width > max_width:
-        size = (max_width, round(height * max_width / width))
-        how = Image.Resampling.BOX if photo else Image.Resampling.NEAREST
-        picture = picture.resize(size, how)
-    buffer = io.BytesIO()
-    if photo:
-        picture.save(buffer, "jpeg", quality=88, subsampling=0)
-    else:
-        picture.save(buffer, "png")
-    kind = "jpeg" if photo else "png"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img alt="{escape(alt)}" title="{escape(alt)}" width="{picture.width}" '
-        f'height="{picture.height}" src="data:image/{kind};base64,{data}">'
-    )
+    return html.section("Provenance", "", f"<table>{''.join(rows)}</table>{details}")

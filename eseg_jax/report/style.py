@@ -157,6 +157,33 @@ pre { margin: 0 0 14px; padding: 14px 16px; border-radius: 6px; overflow-x: auto
 }
 """
 
+# What only a comparison of two runs has.
+COMPARE = """
+.sides { margin: 6px 0 4px; font-size: 16px; }
+.sides p { overflow-wrap: anywhere; }
+.sides b { display: inline-block; width: 24px; font-size: 19px; color: var(--line); }
+.sides span { color: var(--soft); font-size: 13px; }
+.warning { margin: 12px 0 0; padding: 8px 14px; border-radius: 6px;
+  background: var(--track); border-left: 3px solid var(--wrong); }
+u { text-decoration: none; font-weight: 550; }
+u.up { color: var(--right); } u.down { color: var(--wrong); }
+.stats .sub i { font-style: normal; color: var(--line); margin-right: 8px; }
+.bars .pair { flex: 1; display: grid; gap: 2px; }
+.bars .pair b { height: 6px; border-radius: 2px; background: var(--line); }
+.bars .delta { flex: 0 0 46px; text-align: right; }
+.images { display: flex; flex-wrap: wrap; gap: 28px 44px; align-items: flex-start; }
+.images .chart { flex: 0 0 420px; }
+.lists { flex: 1 1 420px; display: grid; gap: 22px; }
+.lists li { display: flex; gap: 14px; padding: 3px 0; font-size: 13px; }
+.lists li span { flex: 1; overflow: hidden; white-space: nowrap;
+  text-overflow: ellipsis; }
+.lists li em { font-style: normal; color: var(--soft); }
+.lists li u { flex: 0 0 48px; text-align: right; }
+.diagonal { stroke: var(--faint); stroke-dasharray: 3 4; }
+.five .tiles { grid-template-columns: repeat(5, minmax(0, 1fr)); }
+td { width: 34%; }
+"""
+
 # A click on a picture shows it large.
 SCRIPT = """
 const zoom = document.getElementById("zoom");
