@@ -194,10 +194,11 @@ def evaluate_split(
         if not (sampled or bad or instances):
             continue
         batch["prediction"] = sharding.local_rows(counts["prediction"])
-        parts = ("id", "image", "label", "prediction")
 
-        def example(row, batch=batch, scores=scores, parts=parts):
-            return {p: batch[p][row] for p in parts} | {"miou": scores[row][0]}
+        def example(row, batch=batch, scores=scores):
+            # Copies: a view would keep the whole batch in memory.
+            maps = {p: batch[p][row].copy() for p in ("image", "label", "prediction")}
+            return {"id": batch["id"][row], "miou": scores[row][0], **maps}
 
         found.samples += map(example, sampled)
         worst = sorted([*found.worst, *map(example, bad)], key=lambda x: x["miou"])

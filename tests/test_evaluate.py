@@ -4,9 +4,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from eseg_jax import evaluate, input, sharding
+from eseg_jax import evaluate, input, models, sharding, steps
 from eseg_jax.config import ConfigError, validate
+from eseg_jax.protocols import Protocol
 
 
 class _Network(nn.Module):
@@ -37,6 +39,37 @@ def test_ways_to_compile_and_to_batch_agree(tiny_config):
         np.testing.assert_array_equal(other.confusion, whole.confusion)
         assert other.scores == whole.scores
         assert [x["id"] for x in other.worst] == [x["id"] for x in whole.worst]
+
+
+@pytest.mark.parametrize("size", [(), (32,), (16, 24)], ids=["own", "short", "fixed"])
+def test_images_of_many_sizes_score_as_each_would_alone(tiny_config, tmp_path, size):
+    """As ADE20K's: batches of one, logits brought back to each image's size."""
+    draw, lines, examples = np.random.default_rng(0), [], []
+    for i, (h, w) in enumerate([(20, 30), (30, 20), (25, 25), (20, 31)]):
+        image = draw.integers(0, 256, (h, w, 3)).astype(np.uint8)
+        label = draw.integers(0, 12, (h, w)).astype(np.uint8)
+        for folder, array in (("val", image), ("valannot", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / folder / f"{i}.png")
+        lines.append(f"val/{i}.png valannot/{i}.png")
+        examples.append((image, label))
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    tiny_config.dataset.update(name="camvid", root=str(tmp_path))
+    tiny_config.eval.update(batch_size=1, size=size)
+    found = _evaluate(tiny_config, 1)
+
+    model = _Network()
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)), train=False)
+    info = models.info(tiny_config.model.name)
+    predict = steps.make_predict_step(
+        model, mean=info.mean, std=info.std, protocol=Protocol(size=size)
+    )
+    expected = np.zeros((19, 19), int)
+    for image, label in examples:
+        guess = np.argmax(predict(variables, image[None])[0], axis=-1)
+        np.add.at(expected, (label[label < 11], guess[label < 11]), 1)
+    np.testing.assert_array_equal(found.confusion, expected)
+    assert len(found.scores) == 4
 
 
 def test_scores_and_worst_images_by_hand(tiny_config):
