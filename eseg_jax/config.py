@@ -162,6 +162,7 @@ def validate(config: ConfigDict) -> None:
             lambda x: len(x) in (0, 2) and all(side > 0 for side in x),
             "must be (h, w) in pixels, or () for whole images",
         ),
+        ("boundary", lambda x: all(t > 0 for t in x), "must be positive thresholds"),
         ("overlap", lambda x: 0 <= x < 1, "is a share of the window in [0, 1)"),
         (
             "size",

@@ -76,8 +76,14 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
         std=info.std,
         num_classes=num_classes,
         protocol=protocol,
+        boundary=config.eval.boundary,
     )
-    where = {"confusion": whole, "per_image": whole, "prediction": split}
+    where = {
+        "confusion": whole,
+        "per_image": whole,
+        "prediction": split,
+        "boundary": [whole] * len(config.eval.boundary),
+    }
     if protocol.few_network_sizes:
         place = jax.jit(lambda counts: counts, out_shardings=where)
         return lambda variables, batch: place(step(variables, batch))
@@ -120,6 +126,7 @@ class Evaluation:
       samples: images of this process spread over its part of the split, each a dict of
         "id", "image", "label", "prediction" and "miou".
       worst: this process's images of the lowest mIoU, the worst first.
+      boundary: {threshold: a batch's int32 [n, c, 4] of `metrics.boundary_counts`, …}.
       top_counts: of a classification, which has none of the others: int64 [3], see
         `metrics.top_counts`.
     """
@@ -130,13 +137,18 @@ class Evaluation:
     )
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     worst: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    boundary: dict[float, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     top_counts: np.ndarray | None = None
 
     def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The split's figures: see `metrics.summarize` and `metrics.summarize_top`."""
         if self.top_counts is not None:
             return metrics.summarize_top(self.top_counts)
-        return metrics.summarize(self.confusion, class_names)
+        figures = metrics.summarize(self.confusion, class_names)
+        for threshold, counts in self.boundary.items():
+            scores = metrics.boundary_f(np.concatenate(counts), class_names)
+            figures |= {f"{key}_{threshold:g}": x for key, x in scores.items()}
+        return figures
 
 
 def evaluate_split(
@@ -162,7 +174,7 @@ def evaluate_split(
     local = batch_size // jax.process_count()
     # Neighbours in a split are often frames of one video: show some far apart.
     apart = max(1, len(ids) // jax.process_count() // max(1, config.eval.images))
-    found = Evaluation(np.int64(0))
+    found = Evaluation(np.int64(0), boundary={x: [] for x in config.eval.boundary})
     variables = jax.device_put(variables, sharding.replicated(mesh))
     batches = input.eval_batches(
         config,
@@ -184,6 +196,10 @@ def evaluate_split(
                 ids[first : first + batch_size], scores, strict=False
             )
         ]
+
+        # An image that only fills the batch would score 1: neither map has a class.
+        for kept, new in zip(found.boundary.values(), counts["boundary"], strict=True):
+            kept.append(np.asarray(new)[: len(ids) - first])
 
         # This process's images; their predictions are fetched only when wanted.
         scores = scores[jax.process_index() * local :][:local]

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from eseg_jax import models, protocols, rng
-from eseg_jax.metrics import confusion_matrix, top_counts
+from eseg_jax.metrics import (
+    boundary_counts,
+    boundary_radius,
+    confusion_matrix,
+    top_counts,
+)
 from eseg_jax.protocols import SINGLE, Protocol
 from eseg_jax.state import TrainState
 
@@ -162,12 +168,19 @@ def make_predict_step(
 
 
 def make_eval_step(
-    model, *, mean, std, num_classes: int, protocol: Protocol = SINGLE
-) -> Callable[[Mapping, Batch], dict[str, jax.Array]]:
+    model,
+    *,
+    mean,
+    std,
+    num_classes: int,
+    protocol: Protocol = SINGLE,
+    boundary: tuple[float, ...] = (),
+) -> Callable[[Mapping, Batch], dict[str, Any]]:
     """Makes step(variables, batch) -> counts and predictions.
 
     "confusion" int32 [c, c] is the batch's, "per_image" int32 [n, 3, c] has the pixels
-    that are right, true and predicted of each class, "prediction" is uint8 [n, h, w].
+    that are right, true and predicted of each class, "prediction" is uint8 [n, h, w],
+    "boundary" has the int32 [n, c, 4] of `boundary_counts` for each of the thresholds.
     Rows that only fill a batch hold nothing but 255 and so count nowhere. int32 is
     exact for one batch; the sum over a split belongs in int64, on the host.
     """
@@ -184,6 +197,15 @@ def make_eval_step(
             "confusion": each.sum(axis=0),
             "per_image": jnp.stack([hits, each.sum(axis=2), each.sum(axis=1)], axis=1),
             "prediction": predictions,
+            "boundary": [
+                boundary_counts(
+                    labels,
+                    predictions,
+                    num_classes,
+                    boundary_radius(threshold, *labels.shape[1:]),
+                )
+                for threshold in boundary
+            ],
         }
 
     def eval_step(variables, batch: Batch):

@@ -98,6 +98,18 @@ def test_scores_and_worst_images_by_hand(tiny_config):
         assert accuracy == hit.sum() / known.sum()
 
 
+def test_boundary_f_leaves_out_rows_that_fill_a_batch(tiny_config):
+    tiny_config.eval.boundary = (2, 0.02)
+    found = _evaluate(tiny_config, 4)  # 6 images in batches of 4
+    names = input.dataset_info(tiny_config).class_names
+    summary = found.summary(names)
+    assert len(np.concatenate(found.boundary[2])) == 6
+    # 0.02 of the diagonal of 64 x 64 is 1.8 pixels: 2.
+    assert summary["boundary_f_0.02"] == summary["boundary_f_2"]
+    assert 0 < summary["boundary_f_2"] < 1
+    assert summary["boundary_f_class_2"].keys() == set(names)
+
+
 def test_small_batches_use_as_many_devices():
     mesh = sharding.make_mesh({"data": 4})
     assert sharding.for_batches(mesh, 8) is mesh
@@ -112,6 +124,7 @@ def test_small_batches_use_as_many_devices():
         ("average", "median"),
         ("window", (512,)),
         ("overlap", 1.0),
+        ("boundary", (0.005, 0.0)),
         ("size", (1, 2, 3)),
     ],
 )

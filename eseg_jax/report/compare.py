@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from html import escape
 
 import numpy as np
@@ -10,6 +11,7 @@ from eseg_jax.report import charts, html, style
 from eseg_jax.report.files import file_name
 from eseg_jax.report.page import series_name, train_points
 
+_BOUNDARY = re.compile(r"boundary_f_[\d.e-]+")
 _LISTED = 8  # images in each list, and pictures
 _ONE_RIGHT = {"A": (43, 108, 176), "B": (194, 87, 26)}  # the colours of their curves
 _BOTH_WRONG = (60, 60, 66)
@@ -56,7 +58,7 @@ def _headline(a: Side, b: Side) -> str:
         ("mean_accuracy", "mean class accuracy"),
         ("category_miou", "category mIoU"),
         ("instance_miou", "instance mIoU"),
-        ("boundary_f", "boundary F"),
+        *((k, k.replace("_", " ")) for k in a.evaluation if _BOUNDARY.fullmatch(k)),
     ):
         pair = a.evaluation.get(key), b.evaluation.get(key)
         if None in pair:
