@@ -136,6 +136,11 @@ def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predic
             f"eseg_jax.load has no option {sorted(unknown)[0]}; its options are "
             f"weights, {', '.join(f.name for f in dataclasses.fields(Protocol))}."
         )
+    if input.is_classification(config):
+        raise ValueError(
+            f"{folder} holds a classifier of whole images; eseg_jax.load is for "
+            "networks trained to segment."
+        )
     if "classes" in meta:
         names, colours = meta["classes"]["names"], meta["classes"]["colours"]
     else:
