@@ -12,11 +12,13 @@ import jax
 from eseg_jax import checkpoint, evaluate, optimizer, sharding, state
 
 _TESTS = pathlib.Path(__file__).resolve().parent
+_started = []
 
 
 def start(workdir, *flags, devices=1, process=None, port=None, cache=None):
     """Starts one process of the run of tests/tiny.py; `stdout` pipes its output."""
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the work
     if cache is not None:
         env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -28,7 +30,7 @@ def start(workdir, *flags, devices=1, process=None, port=None, cache=None):
             "JAX_PROCESS_ID": str(index),
         }
     command = [sys.executable, "-m", "eseg_jax.main", f"--config={_TESTS / 'tiny.py'}"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, *flags, f"--workdir={workdir}"],
         cwd=_TESTS.parent,
         env=env,
@@ -36,6 +38,17 @@ def start(workdir, *flags, devices=1, process=None, port=None, cache=None):
         stderr=subprocess.STDOUT,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+def end_all():
+    """Kills what a test that failed has left behind."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def finish(*processes, seconds=240):

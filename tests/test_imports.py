@@ -17,7 +17,7 @@ ROWS = [
     {"train", "evaluate", "pseudo_label", "inference"},
     {"steps", "checkpoint", "reporting", "input", "sharding"},
     {"state", "optimizer", "losses", "metrics", "models", "protocols", "cityscapes"},
-    {"ops", "rng", "trees", "config"},
+    {"ops", "rng", "trees", "config", "job"},
 ]
 # Rooms of several files at the top of the package.
 SAME_ROOM = {"report": "reporting"}

@@ -108,8 +108,6 @@ def test_lost_host(tmp_path, fault, lost):
     start = time.monotonic()
     other = job[1 - lost]
     log = other.communicate(timeout=120)[0]
-    job[lost].kill()
-    job[lost].communicate()
     assert other.returncode != 0
     assert time.monotonic() - start < 60, log
     assert "another of the job" in log or "distributed service" in log, log
@@ -152,6 +150,4 @@ def test_hung_input(tmp_path):
         if "watchdog: no batch for" in line:
             break
         assert time.monotonic() < time_out
-    process.kill()
-    process.communicate()
     assert f"waiting for the input of step 0, which reads camvid train {root}" in line

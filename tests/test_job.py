@@ -1,10 +1,10 @@
-"""What the command line sets up before a run."""
+"""What a process sets up before its work, and when it leaves the others."""
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from eseg_jax import main
+from eseg_jax import job
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def _double(x):
 
 
 def test_a_second_start_finds_the_program_compiled(fresh_cache, tmp_path):
-    main._keep_compiled("auto", str(tmp_path))
+    job.keep_compiled("auto", str(tmp_path))
     assert _cache_events(_double)[-1] == "cache_misses"
     assert list((tmp_path / "compilation_cache").iterdir())
     jax.clear_caches()  # what a new process would not know
@@ -50,12 +50,32 @@ def test_a_second_start_finds_the_program_compiled(fresh_cache, tmp_path):
 
 
 def test_where_programs_are_kept(fresh_cache, tmp_path, monkeypatch):
-    main._keep_compiled(str(tmp_path / "shared"), str(tmp_path / "run"))
+    job.keep_compiled(str(tmp_path / "shared"), str(tmp_path / "run"))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "shared")
-    main._keep_compiled("auto", "gs://bucket/run")
+    job.keep_compiled("auto", "gs://bucket/run")
     assert jax.config.jax_compilation_cache_dir == "gs://bucket/run/compilation_cache"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://all/of/us")
-    main._keep_compiled("auto", "gs://bucket/run")
+    job.keep_compiled("auto", "gs://bucket/run")
     assert jax.config.jax_compilation_cache_dir == "gs://all/of/us"
-    main._keep_compiled("", str(tmp_path / "run"))
+    job.keep_compiled("", str(tmp_path / "run"))
     assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: heartbeat timeout"), True),
+        (ValueError("config.seed = -1: must not be negative"), False),
+    ],
+)
+def test_errors_of_a_lost_process(monkeypatch, error, lost):
+    assert not job.lost_another(error)  # this process is alone
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert job.lost_another(error) == lost
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written .*choose another --workd"):
+        job.check_writable(str(tmp_path / "file" / "run"))

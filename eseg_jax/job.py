@@ -1,0 +1,90 @@
+"""What a process does before and after its work: join the others, check the workdir,
+keep compiled programs, and leave when another process is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import jax
+from etils import epath
+
+_HEARTBEAT_SECONDS = 30
+
+
+def join(when: str) -> None:
+    """Runs jax.distributed.initialize(), before any other use of JAX.
+
+    Args:
+      when: "on", "off", or "auto" for where the environment speaks of several
+        processes: a TPU slice, SLURM, JAX_COORDINATOR_ADDRESS.
+    """
+    env = os.environ
+    address = env.get("JAX_COORDINATOR_ADDRESS")
+    numbers = {
+        "num_processes": env.get("JAX_NUM_PROCESSES"),
+        "process_id": env.get("JAX_PROCESS_ID"),
+    }
+    several = (
+        address
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or int(env.get("SLURM_NTASKS", "1")) > 1
+    )
+    if when == "on" or (when == "auto" and several):
+        jax.distributed.initialize(
+            coordinator_address=address,
+            # The others stop this long after a process or its host is lost.
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            **{name: int(text) for name, text in numbers.items() if text is not None},
+        )
+
+
+def check_writable(workdir: str) -> None:
+    """Stops before any work is done when results could not be kept."""
+    path = epath.Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable_{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except Exception as error:  # buckets raise their client library's own types
+        raise ValueError(
+            f"The workdir {workdir} cannot be written ({error}); choose another "
+            "--workdir or mend its permissions."
+        ) from error
+
+
+def keep_compiled(where: str, workdir: str) -> None:
+    """Lets a second start of the same program find it compiled.
+
+    Args:
+      where: config.compilation_cache: "auto", a folder or bucket, or "" for nowhere.
+      workdir: of the run; "auto" without JAX_COMPILATION_CACHE_DIR keeps them there.
+    """
+    if where == "auto":
+        where = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        where = where or os.path.join(workdir, "compilation_cache")
+    jax.config.update("jax_compilation_cache_dir", where or None)
+
+
+def lost_another(error: Exception) -> bool:
+    """Whether an error means that another process of the job, or its host, is gone."""
+    # XLA's: raised as a JaxRuntimeError or, when something is fetched, a ValueError.
+    status = isinstance(error, jax.errors.JaxRuntimeError) or re.match(
+        "[A-Z_]+: ", str(error)
+    )
+    return jax.distributed.is_initialized() and bool(status)
+
+
+def leave_the_lost(error: Exception) -> None:
+    """Ends this process and says why; it does not return."""
+    reason = str(error).splitlines()[0][:300]
+    print(
+        "eseg_jax: this process stops because another of the job, or the network to "
+        f"it, is gone ({reason}). Start all processes again, or fewer or more of them, "
+        "with the same command: the run resumes from its last checkpoint.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)  # a tidy exit would wait for the one that is gone
