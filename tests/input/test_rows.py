@@ -308,6 +308,7 @@ def test_mapillary_without_its_file(tmp_path):
 def _folder(root="", **fields):
     defaults = {
         "images": "images/{split}/{id}.*",
+        "records": "folder/mine",
         "masks": "masks/{split}/{id}.png",
         "lists": "",
         "classes": (("road", (1, 2, 3)), ("sky", (4, 5, 6))),

@@ -23,6 +23,7 @@ from eseg_jax.input.datasets import (
     pascal,
 )
 from eseg_jax.input.datasets.layouts import (
+    find_records,
     find_root,
     list_images,
     list_split,
@@ -32,6 +33,7 @@ from eseg_jax.input.datasets.layouts import (
 )
 from eseg_jax.input.datasets.problems import (
     damaged_problem,
+    first_few,
     ids_problem,
     image_format_problem,
     label_format_problem,
@@ -46,9 +48,12 @@ from eseg_jax.input.datasets.types import (
     IdLists,
     InputError,
     LabelKind,
+    LayoutError,
     PairLists,
+    Records,
     Split,
     Tree,
+    from_records,
 )
 
 __all__ = [
@@ -60,12 +65,17 @@ __all__ = [
     "IdLists",
     "InputError",
     "LabelKind",
+    "LayoutError",
     "PairLists",
+    "Records",
     "Split",
     "Tree",
     "configured",
     "damaged_problem",
+    "find_records",
     "find_root",
+    "first_few",
+    "from_records",
     "get",
     "ids_problem",
     "image_format_problem",

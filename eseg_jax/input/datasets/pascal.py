@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from eseg_jax.input.datasets.types import IGNORE, DatasetInfo, IdLists, LabelKind
+from eseg_jax.input.datasets.types import (
+    IGNORE,
+    DatasetInfo,
+    IdLists,
+    LabelKind,
+    built_by,
+)
 
 
 def _colour(index: int) -> tuple[int, ...]:
@@ -36,8 +42,13 @@ VOC_2012 = DatasetInfo(
     layout=IdLists(
         file="ImageSets/Segmentation/{split}.txt", image="JPEGImages/{id}.jpg"
     ),
-    splits={name: (name,) for name in ("train", "val", "trainval", "trainaug")},
-    sizes={"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582},
+    splits={
+        "train": ("train",),
+        "val": ("val",),
+        "trainval": ("train", "val"),
+        "trainaug": ("trainaug",),
+    },
+    sizes={"train": 1464, "val": 1449, "trainaug": 10582},
     root_variable="VOC2012_DATASET",
     where_to_get=(
         "download VOCtrainval_11-May-2012.tar from "
@@ -45,6 +56,7 @@ VOC_2012 = DatasetInfo(
         "VOCdevkit/VOC2012, which holds JPEGImages/, SegmentationClass/ and ImageSets/"
     ),
     licence="images from Flickr under its terms; research",
+    records=built_by("voc2012"),
 )
 
 # In the order of the ids that mmsegmentation's converter writes: alphabetical.
@@ -90,6 +102,7 @@ def _context(name: str, background: bool) -> DatasetInfo:
             "SegmentationClassContext/ and ImageSets/SegmentationContext/"
         ),
         licence="images from Flickr under its terms; research",
+        records=built_by("pascal_context"),
     )
 
 

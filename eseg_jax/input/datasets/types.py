@@ -16,6 +16,10 @@ class InputError(ValueError):
     """Something is wrong with the data; the message is one sentence for the user."""
 
 
+class LayoutError(InputError):
+    """Nothing of a part of a dataset is where its layout puts it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelKind:
     """One kind of label file: PNGs of 8-bit ids, or of colours that stand for ids.
@@ -90,6 +94,27 @@ class IdLists:
     image: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Where TFDS keeps the dataset once it is prepared, and how its records are made.
+
+    Attributes:
+      folder: below TFDS' data_dir, NAME or NAME/CONFIG.
+      command: what prepares it.
+      id, image, label: the features with the name and with the bytes of the files.
+      kind: the kind of label file; "" when the feature "kind" says it.
+      splits: part -> TFDS split, where the names differ.
+    """
+
+    folder: str
+    command: str
+    id: str = "id"
+    image: str = "image"
+    label: str = "label"
+    kind: str = ""
+    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetInfo:
     """A dataset.
@@ -106,6 +131,7 @@ class DatasetInfo:
         one the root is datasets/name.
       where_to_get: where to download it and how to unpack it, for messages.
       licence: in short.
+      records: where TFDS keeps it; None when no builder prepares it.
       complete: None, or (row, config.dataset) -> row with the classes and labels that
         only the configuration or a file of the dataset knows.
     """
@@ -122,11 +148,31 @@ class DatasetInfo:
     root_variable: str = ""
     where_to_get: str = ""
     licence: str = ""
+    records: Records | None = None
     complete: Callable[[DatasetInfo, Any], DatasetInfo] | None = None
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+
+def built_by(name: str, config: str = "") -> Records:
+    """The records of one of the builders in data/."""
+    option = f" --config={config}" if config else ""
+    return Records(
+        folder="/".join(filter(None, (name, config))),
+        command=f"tfds build data/{name} --manual_dir=FOLDER{option}",
+    )
+
+
+def from_records(dataset) -> bool:
+    """Whether config.dataset is read from TFDS records rather than from files."""
+    source = dataset.get("source", "files")
+    if source not in ("files", "tfds"):
+        raise InputError(
+            f"config.dataset.source={source!r} is no source; choose 'files' or 'tfds'."
+        )
+    return source == "tfds"
 
 
 @dataclasses.dataclass(frozen=True)
