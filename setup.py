@@ -36,6 +36,7 @@ setuptools.setup(
         "absl-py>=2.1,<3",
         "etils[epath]>=1.10,<2",
         "flax>=0.12,<0.14",
+        "importlib-resources>=5,<8",  # tensorflow-datasets uses it without asking
         f"isal>=1.7,<2; {ISAL}",
         "jax>=0.10,<0.12",
         "ml-collections>=1.0,<2",
@@ -47,6 +48,7 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.9,<5",
         f"tensorflow-cpu>=2.20,<3; {LINUX_X86}",
         f"tensorflow>=2.20,<3; {OTHERS}",
+        "tqdm>=4.66,<5",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],

@@ -9,7 +9,11 @@ from ml_collections import ConfigDict
 
 
 def get_config(dataset: str = "cityscapes") -> ConfigDict:
-    """The recipe for "cityscapes" (default), "camvid" or "scenes"."""
+    """The recipe for "cityscapes" (default), "ade20k", "camvid", "scenes" or "folder".
+
+    The last is Cityscapes' for your own images. config.dataset.name takes any name of
+    eseg_jax/input/datasets/, too; then crop and steps are still those of the argument.
+    """
     config = ConfigDict()
     config.seed = 0
     # Compute type: "bfloat16", "float32", or "auto" for bfloat16 on TPU and GPU.
@@ -17,10 +21,13 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     # Any field of the model's variant can be set in `options`, such as max_level.
     config.model = ConfigDict({"name": "eseg_s", "options": {}})
 
-    # An empty root means the environment variable of the dataset or data/<name>.
+    # source: "files" in the dataset's own layout, or "tfds" for records that a builder
+    # in data/ prepared. An empty root means the environment variable of the dataset or
+    # datasets/<name>; for records, TFDS' data_dir.
     config.dataset = ConfigDict(
         {
             "name": "cityscapes",
+            "source": "files",
             "root": "",
             "train_split": "train",
             "eval_split": "val",
@@ -124,10 +131,14 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
         _camvid(config)
     elif dataset == "scenes":
         _scenes(config)
+    elif dataset == "ade20k":
+        _ade20k(config)
+    elif dataset == "folder":
+        _folder(config)
     else:
         raise ValueError(
             f"There is no dataset {dataset!r} behind the configuration's name; "
-            "use :cityscapes, :camvid or :scenes."
+            "use :cityscapes, :ade20k, :folder, :camvid or :scenes."
         )
     return config.lock()
 
@@ -143,6 +154,27 @@ def _camvid(config: ConfigDict) -> None:
     config.optimizer.warmup_steps = 100
     config.eval_every = 300
     config.checkpoint_every = 300
+
+
+def _ade20k(config: ConfigDict) -> None:
+    """ADE20K as in §4.2: 520x520, 300 epochs."""
+    config.dataset.name = "ade20k"
+    config.input.crop = (520, 520)
+    config.total_steps = 378_900
+    config.optimizer.warmup_steps = 1_263  # one epoch
+    config.eval.batch_size = 1  # the images differ in size
+
+
+def _folder(config: ConfigDict) -> None:
+    """Your own images and masks; eseg_jax/input/datasets/folder.py has the fields."""
+    config.dataset.name = "folder"
+    config.dataset.images = "images/{split}/{id}.*"
+    config.dataset.masks = "masks/{split}/{id}.png"
+    config.dataset.lists = ""
+    config.dataset.classes = ()
+    config.dataset.ignored = (255,)
+    config.dataset.colour_masks = False
+    config.dataset.records = "folder/default"
 
 
 def _scenes(config: ConfigDict) -> None:

@@ -25,7 +25,9 @@ def _load(name, *args):
 
 
 @pytest.mark.parametrize("name", _NAMES)
-@pytest.mark.parametrize("dataset", ["cityscapes", "camvid", "scenes"])
+@pytest.mark.parametrize(
+    "dataset", ["cityscapes", "ade20k", "folder", "camvid", "scenes"]
+)
 def test_validates(name, dataset):
     config = _load(name, dataset)
     validate(config)

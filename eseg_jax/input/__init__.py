@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, from files on disk or from the built-in scenes.
+"""Batches for training and evaluation, from files, TFDS records or built-in scenes.
 
 A batch is a dict of numpy arrays: "image" uint8 [b, h, w, 3] RGB, "label" uint8
 [b, h, w] of train ids with 255 = ignore, and "id", a list of b names. TensorFlow is
@@ -126,6 +126,10 @@ def num_examples(config, split: str) -> int:
             "val": config.dataset.eval_images,
         }
         return counts[split]
+    if datasets.from_records(config.dataset):
+        from eseg_jax.input import tfds_source
+
+        return len(tfds_source.list_split(info, split, config.dataset.root)[0])
     return len(datasets.list_split(info, split, config.dataset.root).examples)
 
 

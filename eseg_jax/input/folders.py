@@ -185,25 +185,31 @@ def problem(info: DatasetInfo, kind: LabelKind, example: Example) -> str | None:
             data[what] = tf.io.read_file(path).numpy()
         except tf.errors.OpError as error:
             return f"{what} {path} cannot be read: {first_line(error)}."
+    return content_problem(info, kind, example, data["Image"], data["Label"])
 
+
+def content_problem(
+    info: DatasetInfo, kind: LabelKind, example: Example, image: bytes, label: bytes
+) -> str | None:
+    """What is wrong with the bytes of an image and its label, or None."""
     wrong_format = datasets.label_format_problem(
-        kind, example.label, data["Label"]
-    ) or datasets.image_format_problem(example.image, data["Image"])
+        kind, example.label, label
+    ) or datasets.image_format_problem(example.image, image)
     if wrong_format:
         return wrong_format
     try:
-        label = _label_ids(data["Label"], kind).numpy()
+        ids = _label_ids(label, kind).numpy()
     except tf.errors.OpError:
-        return datasets.damaged_problem("Label", example.label, data["Label"])
+        return datasets.damaged_problem("Label", example.label, label)
     try:
-        image = tf.io.decode_image(data["Image"], channels=3, expand_animations=False)
+        pixels = tf.io.decode_image(image, channels=3, expand_animations=False)
     except tf.errors.OpError:
-        return datasets.damaged_problem("Image", example.image, data["Image"])
-    wrong_size = datasets.size_problem(example, image.shape[:2], label.shape)
+        return datasets.damaged_problem("Image", example.image, image)
+    wrong_size = datasets.size_problem(example, pixels.shape[:2], ids.shape)
     if wrong_size:
-        return wrong_size + _orientation_hint(data["Image"], label.shape)
+        return wrong_size + _orientation_hint(image, ids.shape)
     return datasets.ids_problem(
-        info, kind, example.label, tf.unique(label.ravel()).y.numpy().tolist()
+        info, kind, example.label, tf.unique(ids.ravel()).y.numpy().tolist()
     )
 
 

@@ -24,6 +24,7 @@ from eseg_jax.input import (
     draw_scene,
     folders,
     num_examples,
+    tfds_source,
     transforms,
 )
 from eseg_jax.input.datasets import IGNORE, InputError
@@ -296,6 +297,8 @@ def open_split(config, split: str) -> Source:
     info = datasets.configured(config.dataset)
     if info.layout is None:
         return _scene_source(config, split)
+    if datasets.from_records(config.dataset):
+        return _record_source(config, info, split)
     return _folder_source(config, info, split)
 
 
@@ -312,15 +315,52 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
         )
     images = tf.constant([example.image for example in examples])
     labels = tf.constant([example.label for example in examples])
+    read_file = _file_reader(config.input.cache_gb)
+    return Source(
+        ids=[example.id for example in examples],
+        table=kind.table(),
+        read=_decoding(
+            config,
+            kind,
+            lambda index: (read_file(images[index]), read_file(labels[index])),
+        ),
+        problem=lambda index: folders.problem(info, kind, examples[index]),
+    )
+
+
+def _record_source(config, info: datasets.DatasetInfo, split: str) -> Source:
+    records, kind = tfds_source.list_split(info, split, config.dataset.root)
+
+    read_record = _in_graph(
+        _cached(lambda i: tfds_source.read(records[i]), config.input.cache_gb)
+    )
+    return Source(
+        ids=[record.id for record in records],
+        table=kind.table(),
+        read=_decoding(
+            config,
+            kind,
+            lambda index: tfds_source.image_and_label(read_record(index), info.records),
+        ),
+        problem=lambda index: tfds_source.problem(info, kind, records[index]),
+    )
+
+
+def _decoding(config, kind: datasets.LabelKind, read_bytes: Callable) -> Callable:
+    """`Source.read` of images and labels that are PNGs or JPEGs.
+
+    Args:
+      config: the configuration.
+      kind: of the labels.
+      read_bytes: index -> the bytes of the image and of the label, string scalars.
+    """
     # A decoder that has the crop stops. Were broken files tolerated, whether a damaged
     # one counts as broken would then depend on the crop, and a resumed run could differ
     # from an unbroken one.
     whole = config.input.max_broken_files > 0
 
-    read_file = _reader(config.input.cache_gb)
-
     def read(index):
-        image, label = read_file(images[index]), read_file(labels[index])
+        image, label = read_bytes(index)
         size = folders.image_size(image)
         tf.debugging.Assert(tf.reduce_all(size == folders.png_size(label)), [index])
 
@@ -332,35 +372,47 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
 
         return size, load
 
-    return Source(
-        ids=[example.id for example in examples],
-        table=kind.table(),
-        read=read,
-        problem=lambda index: folders.problem(info, kind, examples[index]),
-    )
+    return read
 
 
-def _reader(cache_gb: float) -> Callable:
+def _file_reader(cache_gb: float) -> Callable:
     """path -> bytes, in the graph; files are kept until they fill `cache_gb`."""
     if not cache_gb:
         return tf.io.read_file
-    cache: dict[bytes, bytes] = {}
+
+    def read(path: bytes) -> bytes:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+
+    return _in_graph(_cached(read, cache_gb))
+
+
+def _in_graph(read: Callable) -> Callable:
+    """A function of a scalar that returns bytes, as one of tensors."""
+
+    def call(key):
+        return read(key.item() if isinstance(key, np.ndarray | np.generic) else key)
+
+    return lambda key: tf.ensure_shape(tf.numpy_function(call, [key], tf.string), [])
+
+
+def _cached(read: Callable, cache_gb: float) -> Callable:
+    """The function of one key with its results kept until they fill `cache_gb`."""
+    cache = {}
     room = [int(cache_gb * 1e9)]
     lock = threading.Lock()
 
-    def read(path):
-        path = path.item() if isinstance(path, np.ndarray) else path
-        data = cache.get(path)
+    def cached(key):
+        data = cache.get(key)
         if data is None:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                data = file.read()
+            data = read(key)
             with lock:
-                if path not in cache and len(data) <= room[0]:
-                    cache[path] = data
+                if key not in cache and len(data) <= room[0]:
+                    cache[key] = data
                     room[0] -= len(data)
         return data
 
-    return lambda path: tf.ensure_shape(tf.numpy_function(read, [path], tf.string), [])
+    return cached
 
 
 def _scene_source(config, split: str) -> Source:

@@ -21,8 +21,10 @@ from collections.abc import Iterator
 import tqdm
 from etils import epath
 
+from eseg_jax.input import folders
 from eseg_jax.input.datasets import (
     DatasetInfo,
+    Example,
     InputError,
     LabelKind,
     Records,
@@ -111,6 +113,16 @@ def image_and_label(data, records: Records):
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
     example = tf.io.parse_single_example(data, features)
     return tuple(example[name] for name in names)
+
+
+def problem(info: DatasetInfo, kind: LabelKind, record: Record) -> str | None:
+    """What is wrong with a record, as one sentence, or None."""
+    try:
+        image, label = image_and_label(read(record), info.records)
+    except InputError as error:
+        return str(error)
+    example = Example(record.id, str(record), str(record))
+    return folders.content_problem(info, kind, example, image.numpy(), label.numpy())
 
 
 # --------------------------------------------------------------------------- the index

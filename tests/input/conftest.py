@@ -13,6 +13,7 @@ def _config(name: str, root="", **inputs) -> ConfigDict:
             "dataset": {
                 "name": name,
                 "root": str(root),
+                "source": "files",
                 "train_split": "train",
                 "eval_split": "val",
                 "size": (32, 64),

