@@ -162,7 +162,7 @@ def _ade20k(config: ConfigDict) -> None:
     config.input.crop = (520, 520)
     config.total_steps = 378_900
     config.optimizer.warmup_steps = 1_263  # one epoch
-    config.eval.batch_size = 1  # the images differ in size
+    config.eval.update(batch_size=1, size=(520, 520))  # the images differ in size
 
 
 def _folder(config: ConfigDict) -> None:

@@ -143,7 +143,7 @@ def open_index(folder: epath.Path, records: Records, split: str) -> list[Record]
         try:
             temporary = folder / f"{path.name}.{os.getpid()}"
             temporary.write_text(json.dumps({"shards": shards, "records": rows}))
-            temporary.rename(path)
+            temporary.replace(path)
         except OSError as error:
             _logger.warning(
                 "The index of split %s cannot be kept (%s); every start makes it.",
