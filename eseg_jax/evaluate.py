@@ -253,7 +253,7 @@ def _is_worse(miou: float | None, worst: list, config: ConfigDict) -> bool:
 
 def _instance_counts(config, dataset) -> cityscapes.InstanceCounts | None:
     """Ready to count the evaluation split's instances; None where they are unknown."""
-    if config.dataset.name != "cityscapes":
+    if config.dataset.name != "cityscapes" or datasets.from_records(config.dataset):
         return None
     split, root = config.dataset.eval_split, config.dataset.root
     examples = datasets.list_split(dataset, split, root).examples

@@ -330,7 +330,6 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
 
 def _record_source(config, info: datasets.DatasetInfo, split: str) -> Source:
     records, kind = tfds_source.list_split(info, split, config.dataset.root)
-
     read_record = _in_graph(
         _cached(lambda i: tfds_source.read(records[i]), config.input.cache_gb)
     )
