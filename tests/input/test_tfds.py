@@ -311,5 +311,6 @@ def test_missing_shards_and_builds(prepared, tmp_path):
 
 
 def test_nothing_to_build(build, tmp_path):
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="camvid split 'train' not found in"):
         build("camvid", "", tmp_path, tmp_path / "tfds")
