@@ -20,6 +20,10 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     config.dtype = "auto"
     # Any field of the model's variant can be set in `options`, such as max_level.
     config.model = ConfigDict({"name": "eseg_s", "options": {}})
+    # What a fresh run starts from in place of random numbers: a folder that
+    # tools.convert wrote, or another run's workdir; "all" of it or its "backbone".
+    config.init_from = ""
+    config.init_part = "all"
 
     # source: "files" in the dataset's own layout, or "tfds" for records that a builder
     # in data/ prepared. An empty root means the environment variable of the dataset or

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from eseg_jax.state import TrainState
-from eseg_jax.trees import flatten_names
+from eseg_jax.trees import differences, flatten_names
 
 _PAUSES = (1.0, 4.0, 16.0)  # seconds between tries to save
 _logger = logging.getLogger(__name__)
@@ -290,13 +290,14 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
 
 
 def read_variables(
-    folder: epath.Path, variables: dict[str, Any], weights: str
+    folder: epath.Path, variables: dict[str, Any] | None, weights: str
 ) -> dict[str, Any]:
     """The model's variables alone, without the optimiser's state, on one device.
 
     Args:
       folder: of the checkpoint, from `find`.
-      variables: shapes and types of "params" and "batch_stats".
+      variables: shapes and types of "params" and "batch_stats"; None takes what is
+        there.
       weights: "ema" or "raw".
 
     Raises:
@@ -305,9 +306,11 @@ def read_variables(
     if weights not in ("ema", "raw"):
         raise ValueError(f"There are no weights {weights!r}; choose ema or raw.")
     prefix = "ema_" if weights == "ema" else ""
-    wanted = {prefix + name: tree for name, tree in variables.items()}
     reader = ocp.PyTreeCheckpointHandler()
     saved = reader.metadata(folder / "state").tree
+    if variables is None:
+        variables = {name: saved[prefix + name] for name in ("params", "batch_stats")}
+    wanted = {prefix + name: tree for name, tree in variables.items()}
     _check({name: saved.get(name, {}) for name in wanted}, wanted, folder)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
@@ -326,17 +329,9 @@ def read_variables(
 
 def _check(saved, state, where) -> None:
     """Compares names and shapes of a checkpoint with those of the model."""
-    found = {name: tuple(x.shape) for name, x in flatten_names(saved).items()}
-    wanted = {name: tuple(x.shape) for name, x in flatten_names(state).items()}
-    lines = [f"missing {name} {wanted[name]}" for name in wanted.keys() - found.keys()]
-    lines += [f"extra {name} {found[name]}" for name in found.keys() - wanted.keys()]
-    lines += [
-        f"{name} is {found[name]} there and {wanted[name]} here"
-        for name in wanted.keys() & found.keys()
-        if wanted[name] != found[name]
-    ]
+    lines = differences(flatten_names(saved), flatten_names(state))
     if lines:
-        listed = "\n  ".join(sorted(lines))
+        listed = "\n  ".join(lines)
         raise CheckpointError(
             f"{where} holds another model than the configuration's; use another "
             f"--workdir, or the configuration it was trained with ({len(lines)} "

@@ -49,6 +49,13 @@ def validate(config: ConfigDict) -> None:
         0 <= config.ema_decay < 1, "ema_decay", config.ema_decay, "must lie in [0, 1)"
     )
 
+    check(
+        config.init_part in ("all", "backbone"),
+        "init_part",
+        config.init_part,
+        "must be all or backbone",
+    )
+
     data = config.input
     check(
         data.batch_size >= 1, "input.batch_size", data.batch_size, "must be at least 1"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from eseg_jax.trees import flatten_names, map_with_names
 
 
 @flax.struct.dataclass
@@ -49,10 +52,20 @@ def init_variables(model, key: jax.Array) -> dict[str, Any]:
 
 
 def init_state(
-    model, optimizer: optax.GradientTransformation, key: jax.Array
+    model,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    initial: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Initialises a state."""
+    """Initialises a state.
+
+    `initial` {"params", "batch_stats"} has what takes the place of the random start,
+    of all names or of some.
+    """
     variables = init_variables(model, key)
+    if initial:
+        given = flatten_names(initial)
+        variables = map_with_names(lambda name, x: given.get(name, x), variables)
     params, batch_stats = variables["params"], variables["batch_stats"]
     # Copies: donating a state in which two leaves are one buffer crashes.
     return TrainState(

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from eseg_jax import (
     checkpoint,
     evaluate,
+    init_from,
     input,
     losses,
     models,
@@ -64,8 +65,9 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
     tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
 
-    def init():
-        return state.init_state(model, tx, rng.stream(config.seed, "init", 0))
+    def init(initial=None):
+        key = rng.stream(config.seed, "init", 0)
+        return state.init_state(model, tx, key, initial)
 
     shapes = jax.eval_shape(init)
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
@@ -74,7 +76,12 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     # `evaluated` is the last step whose metrics are in metrics.jsonl.
     restored = checkpoint.restore(manager, shapes, whole, set_aside=True)
     if restored is None:
-        train_state = jax.jit(init, out_shardings=whole)()
+        initial = {}
+        if config.init_from:
+            initial = init_from.load_initial(
+                config.init_from, config.init_part, shapes.variables("raw")
+            )
+        train_state = jax.jit(init, out_shardings=whole)(initial)
         step, evaluated, position, skipped = 0, 0, 0, 0
     else:
         train_state, meta = restored

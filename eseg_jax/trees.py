@@ -52,5 +52,19 @@ def count_parameters(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """One line, sorted, for each name that only one has or whose shape differs."""
+    shape = {name: tuple(leaf.shape) for name, leaf in found.items()}
+    goal = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    lines = [f"missing {name} {goal[name]}" for name in goal.keys() - shape.keys()]
+    lines += [f"extra {name} {shape[name]}" for name in shape.keys() - goal.keys()]
+    lines += [
+        f"{name} is {shape[name]} there and {goal[name]} here"
+        for name in goal.keys() & shape.keys()
+        if goal[name] != shape[name]
+    ]
+    return sorted(lines)
+
+
 def _name(path: tuple[Any, ...], sep: str) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=sep)

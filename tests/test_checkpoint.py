@@ -191,3 +191,15 @@ def test_a_save_lost_in_the_background_is_noticed(tmp_path, mesh, monkeypatch, c
 
 def _no_space(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_variables_of_an_unknown_model(tmp_path):
+    _save(tmp_path, [3, 12])
+    folder = checkpoint.find(tmp_path)
+    assert folder.name == "12"
+    expected = {
+        "params": {"conv": {"kernel": np.full((2, 3), 14.0)}},
+        "batch_stats": {"bn": {"mean": np.full(3, 15.0)}},
+    }
+    read = checkpoint.read_variables(folder, None, "ema")
+    jax.tree.map(np.testing.assert_array_equal, read, expected)

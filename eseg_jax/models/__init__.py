@@ -20,6 +20,11 @@ def names() -> tuple[str, ...]:
     return tuple(name for family in _FAMILIES for name in family.VARIANTS)
 
 
+def variant(name: str):
+    """The row of a variant's options. Raises ValueError on unknown names."""
+    return _family(name).VARIANTS[name]
+
+
 def info(name: str) -> Info:
     """What the paper prints about a variant. Raises ValueError on unknown names."""
     return _family(name).INFO[name]
@@ -66,15 +71,15 @@ def create_classifier(
 
 
 def _variant(name: str, overrides: dict):
-    variant = _family(name).VARIANTS[name]
-    fields = [field.name for field in dataclasses.fields(variant)]
+    base = variant(name)
+    fields = [field.name for field in dataclasses.fields(base)]
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
         raise ValueError(
             f"{name} has no option {', '.join(unknown)}; "
             f"its options are {', '.join(fields)}."
         )
-    return dataclasses.replace(variant, **overrides)
+    return dataclasses.replace(base, **overrides)
 
 
 def enlarge(model: nn.Module):

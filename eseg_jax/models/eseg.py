@@ -18,6 +18,7 @@ from eseg_jax.models.backbones import efficientnet, resnet
 from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
 from eseg_jax.models.layers import (
+    PYTORCH,
     TENSORFLOW,
     Activation,
     AvgPool,
@@ -36,8 +37,8 @@ class Variant:
     """One row of the paper's tables, or one of its ablations.
 
     Attributes:
-      encoder: "b0" … "b7" (EfficientNet's scales), "resnet50", or "custom", which
-        takes `width` and `depth`.
+      encoder: "b0" … "b7" (EfficientNet's scales), "lite0" … "lite2"
+        (EfficientNet-Lite's), "resnet50", or "custom", which takes `width` and `depth`.
       features: channels of the decoder.
       repeats: BiFPN cells.
       fused: ESeg-Lite: Fused-MBConv, ReLU, no SE.
@@ -65,6 +66,10 @@ def _lite(width: float, depth: float, features: int, repeats: int) -> Variant:
     return Variant("custom", features, repeats, width, depth, fused=True, base_level=3)
 
 
+def _effnet_lite(encoder: str, features: int, repeats: int) -> Variant:
+    return Variant(encoder, features, repeats, base_level=3)
+
+
 _S = Variant("b1", 96, 4)
 VARIANTS = {
     "eseg_s": _S,
@@ -78,8 +83,19 @@ VARIANTS = {
     "eseg_s_fpn_p2_p5": dataclasses.replace(_S, max_level=5, decoder="fpn"),
     "eseg_s_fpn_p2_p9": dataclasses.replace(_S, decoder="fpn"),
     "eseg_resnet50": dataclasses.replace(_S, encoder="resnet50"),
+    # Ours: the encoders whose ImageNet weights anybody can install, with the levels and
+    # decoders of ESeg-Lite-S, M and L.
+    "eseg_effnet_lite0": _effnet_lite("lite0", 64, 1),
+    "eseg_effnet_lite1": _effnet_lite("lite1", 80, 2),
+    "eseg_effnet_lite2": _effnet_lite("lite2", 96, 3),
 }
 
+_EFFNET_LITE = Info(
+    "no paper: our combination",
+    # As EfficientNet-Lite was trained; its weights expect it.
+    mean=(127.0, 127.0, 127.0),
+    std=(128.0, 128.0, 128.0),
+)
 # What the paper prints at 1024x2048: parameters in millions, FLOPs in G, val mIoU.
 INFO = {
     "eseg_s": Info("ESeg Table 4", params_m=6.9, flops_g=34.5, miou=80.1),
@@ -93,6 +109,9 @@ INFO = {
     "eseg_s_fpn_p2_p5": Info("ESeg Table 2", flops_g=39.8, miou=78.0),
     "eseg_s_fpn_p2_p9": Info("ESeg Table 2", flops_g=40.0, miou=79.1),
     "eseg_resnet50": Info("ESeg Table 8", flops_g=188.0, miou=78.9),
+    "eseg_effnet_lite0": _EFFNET_LITE,
+    "eseg_effnet_lite1": _EFFNET_LITE,
+    "eseg_effnet_lite2": _EFFNET_LITE,
 }
 
 
@@ -110,14 +129,19 @@ def create_classifier(
     encoder = _encoder(variant, style)
     if not isinstance(encoder, efficientnet.EfficientNet):
         return Classifier(num_classes, encoder, "encoder", style)
-    features = efficientnet.round_features(efficientnet.HEAD_FEATURES, encoder.width)
-    activation = nn.relu if encoder.fused else nn.swish
-    return Classifier(num_classes, encoder, "encoder", style, features, activation)
+    features = encoder.outer_features(efficientnet.HEAD_FEATURES)
+    return Classifier(
+        num_classes, encoder, "encoder", style, features, encoder.activation
+    )
 
 
 def _encoder(variant: Variant, style: Style) -> nn.Module:
     if variant.encoder in resnet.DEPTHS:
-        return resnet.ResNet(resnet.DEPTHS[variant.encoder], style)
+        # In the manner of PyTorch, whose public ImageNet weights then fit exactly.
+        return resnet.ResNet(
+            resnet.DEPTHS[variant.encoder],
+            dataclasses.replace(PYTORCH, dtype=style.dtype),
+        )
     if variant.encoder in efficientnet.SCALES or variant.encoder == "custom":
         width, depth = efficientnet.SCALES.get(
             variant.encoder, (variant.width, variant.depth)
@@ -125,7 +149,14 @@ def _encoder(variant: Variant, style: Style) -> nn.Module:
         return efficientnet.EfficientNet(
             width, depth, style, variant.fused, variant.drop_rate
         )
-    known = ", ".join([*efficientnet.SCALES, *resnet.DEPTHS, "custom"])
+    if variant.encoder in efficientnet.LITE_SCALES:
+        width, depth = efficientnet.LITE_SCALES[variant.encoder]
+        return efficientnet.EfficientNet(
+            width, depth, style, drop_rate=variant.drop_rate, lite=True
+        )
+    known = ", ".join(
+        [*efficientnet.SCALES, *efficientnet.LITE_SCALES, *resnet.DEPTHS, "custom"]
+    )
     raise ValueError(f"ESeg has no encoder {variant.encoder!r}; choose one of {known}.")
 
 
@@ -144,7 +175,8 @@ class ESeg(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict:
         variant, style = self.variant, self.style
-        activation = nn.relu if variant.fused else nn.swish
+        lite = variant.encoder in efficientnet.LITE_SCALES
+        activation = nn.relu if variant.fused or lite else nn.swish
         taps = self.encoder(images, train)
         levels = {
             level: taps[2**level]

@@ -1,12 +1,15 @@
-"""EfficientNet, and its fused form for ESeg-Lite (ESeg §3.2, §4.1).
+"""EfficientNet, its Lite family, and its fused form for ESeg-Lite (ESeg §3.2, §4.1).
 
-The encoder ends with stage 7; the classifier's 1x1 head convolution is added for
-pre-training alone.
+EfficientNet-Lite is Google's for integer arithmetic: ReLU6, no squeeze-excite, and a
+stem, first and last stage and head that do not grow with the scale. It has nothing to
+do with ESeg-Lite. The encoder ends with stage 7; the classifier's 1x1 head convolution
+is added for pre-training alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -55,6 +58,8 @@ SCALES = {
     "b6": (1.8, 2.6),
     "b7": (2.0, 3.1),
 }
+# EfficientNet-Lite, as its builder's table (efficientnet_lite_builder.py).
+LITE_SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 
 
 def round_features(features: int, width: float) -> int:
@@ -62,6 +67,14 @@ def round_features(features: int, width: float) -> int:
     scaled = features * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def stage_repeats(depth: float, lite: bool = False) -> list[int]:
+    """Blocks of each stage; Lite's first and last stage do not grow."""
+    repeats = [math.ceil(depth * stage.repeats) for stage in STAGES]
+    if lite:
+        repeats[0], repeats[-1] = STAGES[0].repeats, STAGES[-1].repeats
+    return repeats
 
 
 class MBConv(nn.Module):
@@ -73,6 +86,7 @@ class MBConv(nn.Module):
     drop_rate: float
     style: Style
     activation: Activation
+    squeeze: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -91,10 +105,10 @@ class MBConv(nn.Module):
             activation=self.activation,
             name="depthwise",
         )(y, train)
-        # The squeeze width follows the block's input, not the expanded width.
-        y = SqueezeExcite(max(1, inputs // 4), self.style, self.activation, name="se")(
-            y
-        )
+        if self.squeeze:
+            # The squeeze width follows the block's input, not the expanded width.
+            reduced = max(1, inputs // 4)
+            y = SqueezeExcite(reduced, self.style, self.activation, name="se")(y)
         y = ConvBN(self.features, self.style, name="project")(y, train)
         if self.strides == 1 and inputs == self.features:
             y = x + DropConnect(self.drop_rate)(y, train)
@@ -153,6 +167,8 @@ class EfficientNet(nn.Module):
       style: padding, normalisation, initialisation and compute type.
       fused: Fused-MBConv with ReLU instead of MBConv with SE and swish.
       drop_rate: drop-connect rate that block i of N takes i / N of.
+      lite: EfficientNet-Lite: ReLU6, no SE, and neither the stem's and head's width
+        nor the repeats of the first and last stage are scaled.
     """
 
     width: float
@@ -160,16 +176,31 @@ class EfficientNet(nn.Module):
     style: Style
     fused: bool = False
     drop_rate: float = 0.2
+    lite: bool = False
+
+    @property
+    def activation(self) -> Activation:
+        if self.fused:
+            return nn.relu
+        return nn.relu6 if self.lite else nn.swish
+
+    def outer_features(self, features: int) -> int:
+        """The width of the stem or of the classifier's head."""
+        return features if self.lite else round_features(features, self.width)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> dict[int, jax.Array]:
-        activation = nn.relu if self.fused else nn.swish
-        block_type = FusedMBConv if self.fused else MBConv
-        repeats = [math.ceil(self.depth * stage.repeats) for stage in STAGES]
+        activation = self.activation
+        block_type = (
+            FusedMBConv
+            if self.fused
+            else functools.partial(MBConv, squeeze=not self.lite)
+        )
+        repeats = stage_repeats(self.depth, self.lite)
         total = sum(repeats)
 
         x = ConvBN(
-            round_features(STEM_FEATURES, self.width),
+            self.outer_features(STEM_FEATURES),
             self.style,
             kernel_size=3,
             strides=2,
