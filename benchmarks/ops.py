@@ -23,11 +23,11 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 
 import numpy as np
+import timing
 
 # Name, operation, image [n, h, w, c], options. The sizes are those of ESeg-Lite-S and
 # ESeg-S trained on 128x256 images, eight at a time, and of both at 512x1024, one.
@@ -188,63 +188,11 @@ def torch_calls(operation, shape, options):
     return {"PyTorch": (forward, both)}
 
 
-def fastest(call):
-    """Milliseconds: the fastest of three calls, after one that finds its memory."""
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        result = call()
-        times.append((time.perf_counter() - start) * 1e3)
-        del result  # outside the clock: freeing is no part of the call
-    return min(times[1:])
-
-
-def work(library):
-    """Answers each case on stdin with {name: [milliseconds, milliseconds]}."""
-    make = {"jax": jax_calls, "torch": torch_calls}[library]
-    current, calls = None, {}
-    for line in sys.stdin:
-        if line != current:
-            _, operation, shape, options = json.loads(line)
-            current, calls = line, make(operation, tuple(shape), options)
-        times = {name: [fastest(call) for call in calls[name]] for name in calls}
-        print(json.dumps(times), flush=True)
-
-
-def start(python, library, keep_pages):
-    keep = {
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    }
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return subprocess.Popen(
-        [python, os.path.abspath(__file__), f"--worker={library}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            **(keep if keep_pages else {}),
-            "PYTHONPATH": root,
-            "JAX_PLATFORMS": "cpu",
-        },
-    )
-
-
-def measure(workers, case, rounds):
+def least(workers, case, rounds):
     """{name: [forward, both]}: the least over the rounds, in milliseconds."""
-    times = {}
-    for _ in range(rounds + 1):
-        for worker in workers:
-            worker.stdin.write(json.dumps(case) + "\n")
-            worker.stdin.flush()
-            for name, pair in json.loads(worker.stdout.readline()).items():
-                times.setdefault(name, []).append(pair)
-    # The first round warms up.
     return {
-        name: [min(column) for column in zip(*pairs[1:], strict=True)]
-        for name, pairs in times.items()
+        name: [min(column) for column in zip(*pairs, strict=True)]
+        for name, pairs in timing.measure(workers, case, rounds).items()
     }
 
 
@@ -299,15 +247,18 @@ def main():
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker)
+        make = {"jax": jax_calls, "torch": torch_calls}[args.worker]
+        timing.work(lambda case: make(*case[1:]))
         return
     if args.compile:
         time_compiling()
         return
-    workers = [start(sys.executable, "jax", args.keep_pages)]
+    workers = [timing.start(__file__, sys.executable, "jax", args.keep_pages)]
     names = ["eseg_jax", "jax default"]
     if args.torch_python:
-        workers.append(start(args.torch_python, "torch", args.keep_pages))
+        workers.append(
+            timing.start(__file__, args.torch_python, "torch", args.keep_pages)
+        )
         names.append("PyTorch")
     if not args.json:
         print(
@@ -320,14 +271,12 @@ def main():
     for case in CASES:
         if not case[0].startswith(args.only):
             continue
-        times = measure(workers, case, args.rounds)
+        times = least(workers, case, args.rounds)
         if args.json:
             print(json.dumps({"case": case, "milliseconds": times}), flush=True)
         else:
             print_row(case, times)
-    for worker in workers:
-        worker.stdin.close()
-        worker.wait()
+    timing.stop(workers)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ that in both processes: then the table is about the sampling.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import time
 
 import numpy as np
+import timing
 
 # (images, channels, rows, columns) of the map; the grid has twice its size.
 SHAPES = (
@@ -103,64 +101,6 @@ def torch_calls(shape):
     }
 
 
-def fastest(call):
-    """Milliseconds: the fastest of three calls, after one that finds its memory."""
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        result = call()
-        times.append((time.perf_counter() - start) * 1e3)
-        del result  # outside the clock: freeing is no part of the call
-    return min(times[1:])
-
-
-def work(library):
-    """Answers each shape on stdin with {name: [milliseconds, milliseconds]}."""
-    make = {"jax": jax_calls, "torch": torch_calls}[library]
-    current, calls = None, {}
-    for line in sys.stdin:
-        shape = tuple(json.loads(line))
-        if shape != current:
-            current, calls = shape, make(shape)
-            for call in (call for pair in calls.values() for call in pair):
-                call()
-        times = {name: [fastest(call) for call in calls[name]] for name in calls}
-        print(json.dumps(times), flush=True)
-
-
-def start(python, library, keep_pages):
-    keep = {
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    }
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return subprocess.Popen(
-        [python, os.path.abspath(__file__), f"--worker={library}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            **(keep if keep_pages else {}),
-            "PYTHONPATH": root,
-            "JAX_PLATFORMS": "cpu",
-        },
-    )
-
-
-def measure(workers, shape, rounds):
-    """{name: [(forward, both), …]} in milliseconds, a pair for each round."""
-    times = {}
-    for _ in range(rounds + 1):
-        for worker in workers:
-            worker.stdin.write(json.dumps(shape) + "\n")
-            worker.stdin.flush()
-            for name, pair in json.loads(worker.stdout.readline()).items():
-                times.setdefault(name, []).append(pair)
-    return {name: pairs[1:] for name, pairs in times.items()}  # the first warms up
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--torch_python", help="interpreter that has PyTorch")
@@ -170,17 +110,19 @@ def main():
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker)
+        timing.work({"jax": jax_calls, "torch": torch_calls}[args.worker])
         return
-    workers = [start(sys.executable, "jax", args.keep_pages)]
+    workers = [timing.start(__file__, sys.executable, "jax", args.keep_pages)]
     if args.torch_python:
-        workers.append(start(args.torch_python, "torch", args.keep_pages))
+        workers.append(
+            timing.start(__file__, args.torch_python, "torch", args.keep_pages)
+        )
     print(f"{platform.machine()}, {os.cpu_count()} cores; median (least) of")
     print(f"{args.rounds} rounds, milliseconds; ratio to the faster PyTorch.\n")
     print("| n, c, h, w | | forward | ratio | forward + backward | ratio |")
     print("|---|---|---|---|---|---|")
     for shape in QUICK if args.quick else SHAPES:
-        times = measure(workers, shape, args.rounds)
+        times = timing.measure(workers, shape, args.rounds)
         median = {
             name: [statistics.median(column) for column in zip(*pairs, strict=True)]
             for name, pairs in times.items()
@@ -190,15 +132,12 @@ def main():
             cells = []
             for k in (0, 1):
                 least = min(pair[k] for pair in pairs)
-                ratio = f"{min(p[k] for p in peers) / median[name][k]:.2f}"
-                cells += [
-                    f"{median[name][k]:.1f} ({least:.1f})",
-                    ratio if peers else "",
-                ]
+                cells.append(f"{median[name][k]:.1f} ({least:.1f})")
+                cells.append(
+                    f"{min(p[k] for p in peers) / median[name][k]:.2f}" if peers else ""
+                )
             print(f"| {', '.join(map(str, shape))} | {name} | {' | '.join(cells)} |")
-    for worker in workers:
-        worker.stdin.close()
-        worker.wait()
+    timing.stop(workers)
 
 
 if __name__ == "__main__":
