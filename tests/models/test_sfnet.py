@@ -1,9 +1,9 @@
 """SFNet against its authors' code, its paper's figures and sums done by hand."""
 
+import ast
 import functools
 import os
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from eseg_jax import models
-from eseg_jax.models import cost, sfnet
+from eseg_jax.models import cost, sfnet, weights
 from eseg_jax.models.layers import PYTORCH, MaxPool
+from eseg_jax.models.weight_files import WeightsError
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
 from eseg_jax.ops.resize_corners import resize_align_corners
-from eseg_jax.trees import flatten_names, map_with_names, unflatten_names
+from eseg_jax.trees import flatten_names, map_with_names
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 FIXTURES = pathlib.Path(
@@ -58,69 +59,10 @@ def variables_of(model):
     return map_with_names(make, shapes_of(model))
 
 
-# Names of the authors' networks: (pattern of ours, theirs).
-AUTHORS = [
-    (r"encoder/stem3/bn", r"layer0.1"),
-    (r"encoder/(stage\w+)_(\d+)/", r"backbone.\1.\2/"),
-    (r"encoder/(layer\d)_(\d+)/", r"\1.\2/"),
-    (r"(conv\d)/conv", r"\1"),
-    (r"conv(\d)/bn", r"bn\1"),
-    (r"^ppm/branch_(\d)/conv", r"head.ppm.stages.\1.1"),
-    (r"^ppm/branch_(\d)/bn", r"head.ppm.stages.\1.2"),
-    (r"^ppm/bottleneck", r"head.ppm.bottleneck"),
-    (r"^lateral_(\d)", r"head.fpn_in.\1"),
-    (r"^fpn_out_(\d)", r"head.fpn_out.\1.0"),
-    (r"^fam_(\d)", r"head.fpn_out_align.\1"),
-    (r"^dsn_(\d)/classifier", r"head.dsn.\1.4"),
-    (r"^dsn_(\d)/conv", r"head.dsn.\1"),
-    (r"^conv_last", r"head.conv_last.0"),
-    (r"^classifier", r"head.conv_last.1"),
-    (r"/conv$", r".0"),
-    (r"/bn$", r".1"),
-    (r"/", r"."),
-]
-LEAVES = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
-
-
-def authors_name(name):
-    """The authors' name of one of our parameters or statistics."""
-    _, *modules, leaf = name.split("/")
-    module, leaf = "/".join(modules), LEAVES.get(leaf, "weight")
-    stem = re.fullmatch(r"encoder/stem(\d)/(conv|bn)", module)
-    if stem and module != "encoder/stem3/bn":
-        index = 3 * (int(stem[1]) - 1) + (stem[2] == "bn")
-        return f"STEM.{index}.{leaf}"
-    for pattern, theirs in AUTHORS:
-        module = re.sub(pattern, theirs, module)
-    return f"{module}.{leaf}"
-
-
-def names_of(model, stem):
-    """{our name: (the authors' name, shape)} of all variables."""
-    return {
-        name: (authors_name(name).replace("STEM", stem), x.shape)
-        for name, x in flatten_names(shapes_of(model)).items()
-    }
-
-
-def load(model, state):
-    """The authors' weights as variables; every one of them is used."""
-    names = names_of(model, "layer0.0")
-    wanted = {name for name in state if not name.endswith("num_batches_tracked")}
-    assert {theirs for theirs, _ in names.values()} == wanted
-    return unflatten_names(
-        {
-            ours: np.transpose(state[theirs], (2, 3, 1, 0))
-            if state[theirs].ndim == 4
-            else state[theirs]
-            for ours, (theirs, _) in names.items()
-        }
-    )
-
-
 @functools.cache
-def weights():
-    return dict(np.load(fixture("sfnet/resnet18_state_dict.npz")))
+def variables_of_the_authors():
+    path = fixture("sfnet/resnet18_state_dict.npz")
+    return weights.convert("sfnet_resnet18_official", str(path))
 
 
 def forward(images, **options):
@@ -128,7 +70,7 @@ def forward(images, **options):
     model = models.create("sfnet_resnet18_official", 19, **options)
     outputs, updates = jax.jit(
         functools.partial(model.apply, train=False, mutable=["intermediates"])
-    )(load(model, weights()), nhwc(images))
+    )(variables_of_the_authors(), nhwc(images))
     return outputs["logits"], {
         name: value for name, (value,) in updates["intermediates"].items()
     }
@@ -182,28 +124,37 @@ def test_the_printed_flops_at_other_sizes():
         assert f"{counted.paper_flops / 1e9:.2f}" == flops
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "df1", "df2"])
+def test_names_and_shapes_are_those_of_the_authors(name):
+    """Every name of their list is used but torch's counters; none is left over."""
+    lines = fixture(f"sfnet/keys_{name}.txt").read_text().splitlines()
+    shapes = dict(line.split("\t") for line in lines)
+    arrays = {
+        f"module.{key}": np.broadcast_to(np.float32(0), ast.literal_eval(shape))
+        for key, shape in shapes.items()
+    }
+    _, record = weights.translate(f"sfnet_{name}_official", arrays)
+    assert record["part"] == "all"
+    assert all("num_batches_tracked" in key for key in record["dropped"])
+
+
 @pytest.mark.parametrize(
-    ("name", "stem"),
+    ("change", "line"),
     [
-        ("resnet18", "layer0.0"),
-        ("resnet50", "layer0.0"),
-        ("resnet101", "layer0.0"),
-        ("df1", "backbone.stage1"),
-        ("df2", "backbone.stage1"),
+        ({"layer1.0.bn1.weight": None}, "missing layer1.0.bn1.weight (64,)"),
+        ({"layer9.weight": np.zeros(4)}, "extra layer9.weight (4,)"),
+        (
+            {"head.conv_last.0.0.weight": np.zeros((64, 512, 3, 3))},
+            "head.conv_last.0.0.weight is (64, 512, 3, 3) there and (128, 512, 3, 3)",
+        ),
     ],
 )
-def test_names_and_shapes_are_those_of_the_authors(name, stem):
-    lines = fixture(f"sfnet/keys_{name}.txt").read_text().splitlines()
-    theirs = dict(line.split("\t") for line in lines)
-    ours = {}
-    model = models.create(f"sfnet_{name}_official", 19)
-    for key, shape in names_of(model, stem).values():
-        if len(shape) == 4:  # HWIO -> OIHW
-            shape = (shape[3], shape[2], shape[0], shape[1])
-        ours[key] = str(shape)
-    assert ours == {
-        key: shape for key, shape in theirs.items() if "num_batches" not in key
-    }
+def test_a_wrong_name_of_the_authors_is_refused(change, line):
+    arrays = dict(np.load(fixture("sfnet/resnet18_state_dict.npz"))) | change
+    arrays = {name: x for name, x in arrays.items() if x is not None}
+    with pytest.raises(WeightsError, match=r"\(1 differences\)") as error:
+        weights.convert("sfnet_resnet18_official", arrays)
+    assert line in str(error.value)
 
 
 def test_every_intermediate_is_that_of_the_authors():
@@ -212,7 +163,7 @@ def test_every_intermediate_is_that_of_the_authors():
     np.testing.assert_array_equal(ours["logits_low"], logits)
     ours["ppm"] = ours.pop("context")
     # The supervision heads run in training only: here on what they would be given.
-    variables = load(models.create("sfnet_resnet18_official", 19), weights())
+    variables = variables_of_the_authors()
     head = sfnet.SupervisionHead(19, 128, PYTORCH)
     apply = jax.jit(functools.partial(head.apply, train=False))
     for level in range(3):
