@@ -105,12 +105,8 @@ def save(
             return
         except Exception as error:  # buckets raise their client library's own types
             if pause is None:
-                raise SaveError(
-                    f"The checkpoint of step {step} cannot be written to "
-                    f"{manager.directory}: {_reason(error)}. Free some space or mend "
-                    "the permissions, then run the same command: it resumes from the "
-                    "last complete checkpoint."
-                ) from error
+                what = f"The checkpoint of step {step}"
+                raise _save_error(what, manager, error) from error
             _logger.warning(
                 "Saving step %d failed: %s; trying again in %g s.",
                 step,
@@ -121,15 +117,29 @@ def save(
 
 
 def lost(manager: ocp.CheckpointManager) -> bool:
-    """Whether a save in the background has just failed, so that another is due."""
-    if jax.process_count() > 1 or manager.is_saving_in_progress():
+    """Whether a save in the background has just failed, so that another is due.
+
+    Raises:
+      SaveError: it has, and this is one of several processes; see `save`.
+    """
+    if manager.is_saving_in_progress():
         return False
     try:
         manager.wait_until_finished()
     except Exception as error:
+        if jax.process_count() > 1:
+            raise _save_error("A checkpoint", manager, error) from error
         _logger.warning("A checkpoint was lost: %s; saving now.", _reason(error))
         return True
     return False
+
+
+def _save_error(what: str, manager, error: Exception) -> SaveError:
+    return SaveError(
+        f"{what} cannot be written to {manager.directory}: {_reason(error)}. Free some "
+        "space or mend the permissions, then run the same command: it resumes from the "
+        "last complete checkpoint."
+    )
 
 
 def close(manager: ocp.CheckpointManager) -> None:

@@ -194,8 +194,8 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
 
             # ---- Save ----
             last = step == total or stop
-            due = step % config.checkpoint_every == 0 or last
-            if (due or checkpoint.lost(manager)) and step > start:
+            wait = last or checkpoint.lost(manager)  # then it is tried again, at once
+            if (step % config.checkpoint_every == 0 or wait) and step > start:
                 guard.check()  # before what it refuses is kept
                 with reporter.section("checkpoint"):
                     meta = {
@@ -208,7 +208,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                             "colours": dataset.colours.tolist(),
                         },
                     }
-                    checkpoint.save(manager, step, train_state, meta, score, wait=last)
+                    checkpoint.save(manager, step, train_state, meta, score, wait=wait)
             if last:
                 break
 

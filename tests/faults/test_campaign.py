@@ -44,27 +44,27 @@ class _Moments:
     """What a folder looks like at a moment after `since`, of a run that resumed."""
 
     def __init__(self, folder, draw):
-        self._folder, self._since, self._draw = folder, time.time(), draw
+        self.folder, self._since, self._draw = folder, time.time(), draw
         self._steps, self._delay = draw.randint(1, 9), draw.uniform(0, 12)
         self._resumed = None
 
     def _moved(self):
         """Whether this start has truncated or written metrics.jsonl."""
-        path = self._folder / "metrics.jsonl"
+        path = self.folder / "metrics.jsonl"
         moved = path.exists() and path.stat().st_mtime > self._since
         if moved and self._resumed is None:
-            self._resumed = jobs.last_step(self._folder)
+            self._resumed = jobs.last_step(self.folder)
         return moved
 
     def anywhere(self):
         return time.time() - self._since > self._delay
 
     def train(self):
-        step = jobs.last_step(self._folder) if self._moved() else 0
+        step = jobs.last_step(self.folder) if self._moved() else 0
         return step > 0 and step >= self._resumed + self._steps
 
     def save(self):
-        for path in (self._folder / "checkpoints").glob("*tmp*"):
+        for path in (self.folder / "checkpoints").glob("*tmp*"):
             try:
                 if path.stat().st_mtime > self._since:
                     return True
@@ -75,7 +75,7 @@ class _Moments:
     def evaluate(self):
         if not self._moved():
             return False
-        lines = jobs.records(self._folder)
+        lines = jobs.records(self.folder)
         return (
             bool(lines)
             and lines[-1]["split"] == "train"
@@ -92,18 +92,21 @@ def _kill(job, moments, moment, draw):
     deadline = time.monotonic() + 600
     while not getattr(moments, moment)():
         assert time.monotonic() < deadline, f"never reached: {moment}"
-        if all(process.poll() is not None for process in job):
-            return None
+        if any(process.poll() is not None for process in job):
+            break
         time.sleep(0.002)
     time.sleep(draw.uniform(0, 0.05))
     victims = job if draw.random() < 0.5 else [draw.choice(job)]
     if any(process.poll() is not None for process in job):
+        codes, logs = jobs.finish(*job, seconds=600)
+        assert not any(codes), logs
         return None
     for process in victims:
         process.kill()
     start = time.monotonic()
     codes, logs = jobs.finish(*job, seconds=_LOST_SECONDS)
-    assert all(codes), f"nobody noticed: {codes}\n" + "\n----\n".join(logs)
+    over = jobs.last_step(moments.folder) == _STEPS
+    assert all(codes) or over, f"nobody noticed: {codes}\n" + "\n----\n".join(logs)
     return time.monotonic() - start
 
 

