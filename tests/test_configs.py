@@ -35,6 +35,21 @@ def test_validates(name, dataset):
     assert config.model.name in models.names()
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name", "steps"),
+    [
+        ("camvid_720", "camvid_720", 2_752),
+        ("ade20k", "ade20k", 151_575),
+        ("pascal_context", "pascal_context_60", 37_485),
+    ],
+)
+def test_sfnets_other_recipes(dataset, name, steps):
+    config = _load("sfnet_resnet18", dataset)
+    validate(config)
+    assert (config.dataset.name, config.total_steps) == (name, steps)
+    assert input.dataset_info(config).num_classes in (11, 60, 150)
+
+
 @pytest.mark.parametrize("name", _NAMES)
 def test_one_step_at_true_size(name):
     config = _load(name)
