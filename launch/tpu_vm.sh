@@ -33,13 +33,16 @@ create() {
   [[ $spot ]] && kind+=(--spot)
   run "${queued[@]}" create "$name" "${where[@]}" "${kind[@]}" \
     --accelerator-type="$accelerator_type" --runtime-version="$runtime_version" || return
-  run wait_until_active
+  wait_until_active
 }
 
 wait_until_active() {
-  local state
+  local state describe=("${queued[@]}" describe "$name" "${where[@]}"
+    --format='value(state.state)')
+  echo "+ $(quoted "${describe[@]}")  # until it is ACTIVE"
+  [[ $dry_run ]] && return 0
   while true; do
-    state=$("${queued[@]}" describe "$name" "${where[@]}" --format='value(state.state)')
+    state=$("${describe[@]}") || return
     case $state in
       ACTIVE) return 0 ;;
       FAILED | SUSPENDING | SUSPENDED | DELETING) echo "$name is $state" >&2 && return 1 ;;
