@@ -58,11 +58,11 @@ def create_model(config: ConfigDict, num_classes: int):
 def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
     """Compiles the evaluation step for a mesh, once for each size of image.
 
-    Where `config.eval.size` resizes images before the network, only the network is
-    compiled as a whole, once for each of its few input sizes: ADE20K's 2,000 images
-    have nearly as many sizes. They are not padded to fewer, because pooling over a
-    whole image (ESeg's squeeze-and-excitation, SFNet's PPM) would see the padding and
-    the score would be another.
+    Images one by one, which may be of many sizes, and resized by `config.eval.size`:
+    only the network is compiled as a whole, once for each of its few input sizes.
+    ADE20K's 2,000 images have nearly as many sizes. They are not padded to fewer,
+    because pooling over a whole image (ESeg's squeeze-and-excitation, SFNet's PPM)
+    would see the padding and the score would be another.
     """
     info = models.info(config.model.name)
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
@@ -84,7 +84,7 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
         "prediction": split,
         "boundary": [whole] * len(config.eval.boundary),
     }
-    if protocol.few_network_sizes:
+    if protocol.few_network_sizes and config.eval.batch_size == 1:
         place = jax.jit(lambda counts: counts, out_shardings=where)
         return lambda variables, batch: place(step(variables, batch))
     return jax.jit(step, in_shardings=(whole, split), out_shardings=where)
