@@ -4,8 +4,8 @@
 
 Does what `tfds build data/camvid` does, for one of the builders beside this file or for
 one of TFDS itself such as cityscapes, without the command's need for apache-beam. Ends
-at once when the dataset is there already; started again after it was killed, it begins
-anew.
+at once when the dataset is there already, unless --overwrite is given; started again
+after it was killed, it begins anew.
 """
 
 import argparse
@@ -20,7 +20,9 @@ from eseg_jax.input import InputError
 _HERE = pathlib.Path(__file__).resolve().parent
 
 
-def build(name: str, config: str, manual_dir: str, data_dir: str | None) -> None:
+def build(
+    name: str, config: str, manual_dir: str, data_dir: str | None, overwrite=False
+) -> None:
     """Prepares DATA_DIR/name; `config` is "", a name, or a JSON dict of its fields."""
     if (_HERE / name).is_dir():
         sys.path.insert(0, str(_HERE))
@@ -32,6 +34,9 @@ def build(name: str, config: str, manual_dir: str, data_dir: str | None) -> None
     if config.startswith("{"):
         config = builder_class.builder_config_cls(**json.loads(config))
     builder = builder_class(config=config or None, data_dir=data_dir)
+    if overwrite and builder.is_prepared():
+        builder.data_path.rmtree()
+        builder = builder_class(config=config or None, data_dir=data_dir)
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
     )
@@ -46,6 +51,7 @@ def main() -> None:
     parser.add_argument("--config", default="", help="a name, or its fields as JSON")
     parser.add_argument("--manual_dir", required=True, help="where the files are")
     parser.add_argument("--data_dir", help="where the records go; TFDS' by default")
+    parser.add_argument("--overwrite", action="store_true", help="prepare it anew")
     arguments = parser.parse_args()
     try:
         build(**vars(arguments))

@@ -27,7 +27,6 @@ class Layout(tfds.core.BuilderConfig):
 class Builder(FilesBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = DATASETS["folder"].where_to_get
     BUILDER_CONFIGS = [Layout(name="default")]
-    builder_config_cls = Layout
 
     @property
     def row(self) -> DatasetInfo:

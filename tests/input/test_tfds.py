@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from eseg_jax import input as eseg_input
@@ -19,11 +20,10 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def build():
     """data/build.py's function: build(name, config, manual_dir, data_dir)."""
-    pytest.importorskip("tensorflow_datasets")
     spec = importlib.util.spec_from_file_location("build", _ROOT / "data/build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda *args: module.build(*map(str, args))
+    return lambda *args, **options: module.build(*map(str, args), **options)
 
 
 def _equal(first, second):
@@ -232,6 +232,40 @@ def test_a_second_build_changes_nothing(prepared, camvid, build, tmp_path):
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def test_a_build_that_was_killed_is_started_again(
+    camvid, build, tmp_path, make_config, monkeypatch
+):
+    path_type = type(epath.Path(camvid))
+    read = path_type.read_bytes
+
+    def killed(path):
+        if path.name == "val_1.png":
+            raise KeyboardInterrupt
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(path_type, "read_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build("camvid", "", camvid, tmp_path / "tfds")
+    config = make_config("camvid", tmp_path / "tfds")
+    config.dataset.source = "tfds"
+    with pytest.raises(InputError, match="is not prepared"):
+        eseg_input.eval_batches(config)
+    build("camvid", "", camvid, tmp_path / "tfds")
+    assert [b["id"] for b in eseg_input.eval_batches(config)] == [
+        [f"val_{i}"] for i in range(3)
+    ]
+
+
+def test_overwrite_takes_in_what_has_changed(prepared, camvid, build, tmp_path, save):
+    config, _ = prepared
+    save(camvid / "valannot/val_0.png", np.full((20, 30), 4, np.uint8))
+    build("camvid", "", camvid, tmp_path / "tfds")
+    assert next(eseg_input.eval_batches(config))["label"].max() > 4
+    build("camvid", "", camvid, tmp_path / "tfds", overwrite=True)
+    assert (next(eseg_input.eval_batches(config))["label"] == 4).all()
+
+
 def test_index_is_made_when_absent_foreign_or_half_written(prepared):
     config, folder = prepared
     path = folder / "eseg_index_train.json"
@@ -251,7 +285,7 @@ def test_folder_that_cannot_be_written(prepared, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(type(tfds_source.epath.Path(folder)), "write_text", refuse)
+    monkeypatch.setattr(type(epath.Path(folder)), "write_text", refuse)
     assert eseg_input.num_examples(config, "train") == 5
     assert "cannot be kept" in caplog.text
 
