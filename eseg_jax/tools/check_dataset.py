@@ -372,7 +372,8 @@ def check(config, sheet: str = "") -> int:
     _print_table(rows)
 
     print()
-    for note in itertools.chain.from_iterable(r.notes for r in reports.values()):
+    notes = itertools.chain.from_iterable(r.notes for r in reports.values())
+    for note in dict.fromkeys(notes):
         print(f"note: {note}")
     if sheet and any(report.samples for report in reports.values()):
         contact_sheet(info, reports).save(sheet)
