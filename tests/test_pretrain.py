@@ -11,6 +11,7 @@ from PIL import Image
 from configs import pretrain
 from eseg_jax import evaluate, input, losses, models, optimizer, state, steps
 from eseg_jax.config import validate
+from eseg_jax.init_from import load_initial
 from eseg_jax.train import train
 from eseg_jax.trees import flatten_names
 
@@ -23,10 +24,6 @@ def variables_of(name, num_classes, create=models.create):
     return jax.eval_shape(
         lambda x: model.init({"params": jax.random.key(0)}, x, train=False), images
     )
-
-
-def load_initial(*arguments):
-    return pytest.importorskip("eseg_jax.init_from").load_initial(*arguments)
 
 
 @pytest.fixture(scope="module")
