@@ -232,6 +232,31 @@ def test_a_second_build_changes_nothing(prepared, camvid, build, tmp_path):
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def test_a_build_that_was_killed_is_started_again(
+    camvid, build, tmp_path, make_config, monkeypatch
+):
+    path_type = type(epath.Path(camvid))
+    read = path_type.read_bytes
+
+    def killed(path):
+        if path.name == "val_1.png":
+            raise KeyboardInterrupt
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(path_type, "read_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build("camvid", "", camvid, tmp_path / "tfds")
+    config = make_config("camvid", tmp_path / "tfds")
+    config.dataset.source = "tfds"
+    with pytest.raises(InputError, match="is not prepared"):
+        eseg_input.eval_batches(config)
+    build("camvid", "", camvid, tmp_path / "tfds")
+    assert [b["id"] for b in eseg_input.eval_batches(config)] == [
+        [f"val_{i}"] for i in range(3)
+    ]
+
+
 def test_overwrite_takes_in_what_has_changed(prepared, camvid, build, tmp_path, save):
     config, _ = prepared
     save(camvid / "valannot/val_0.png", np.full((20, 30), 4, np.uint8))
