@@ -1,5 +1,7 @@
 """`eseg_jax.load` on a checkpoint made for the purpose."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -94,3 +96,20 @@ def test_mistakes_are_named(workdir, tmp_path):
         eseg_jax.load(folder, weights="best")
     with pytest.raises(ValueError, match="eseg_lite_s has no flow"):
         eseg_jax.load(folder).views(_image())
+
+
+def test_the_readmes_example(workdir, tmp_path, monkeypatch):
+    readme = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+    block = next(
+        text.split("```")[0]
+        for text in readme.read_text().split("```python\n")[1:]
+        if "eseg_jax.load" in text.split("```")[0]
+    )
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "scenes").symlink_to(workdir[0])
+    Image.fromarray(_image()).save(tmp_path / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    assert names["found"].labels.shape == (33, 47)
+    assert names["found"].overlay().shape == (33, 47, 3)
