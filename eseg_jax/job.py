@@ -3,6 +3,7 @@ keep compiled programs, and leave when another process is gone."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -11,6 +12,9 @@ import jax
 from etils import epath
 
 _HEARTBEAT_SECONDS = 30
+# malloc.h: M_ARENA_MAX, one heap for all threads; M_MMAP_MAX, no maps of their own for
+# large arrays; M_TRIM_THRESHOLD, nothing is handed back.
+_MALLOC = {-8: 1, -4: 0, -1: -1}
 
 
 def join(when: str) -> None:
@@ -38,6 +42,19 @@ def join(when: str) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             **{name: int(text) for name, text in numbers.items() if text is not None},
         )
+
+
+def keep_memory() -> None:
+    """Keeps freed memory in the process instead of handing it back to the system.
+
+    On Linux the C library unmaps every large array when it is freed, and the next
+    one pays for fresh pages: a tenth to a third of the time of training on a CPU, for
+    which the process stays at its peak size. Call it before the first array.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
+        for option, value in _MALLOC.items():
+            libc.mallopt(option, value)
 
 
 def check_writable(workdir: str) -> None:

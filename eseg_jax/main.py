@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     """Joins the job, then trains or evaluates."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; all are --flag=value.")
+    job.keep_memory()
     job.join(_DISTRIBUTED.value)
     job.check_writable(_WORKDIR.value)
     config = _CONFIG.value

@@ -1,5 +1,8 @@
 """What a process sets up before its work, and when it leaves the others."""
 
+import subprocess
+import sys
+
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -79,3 +82,26 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written .*choose another --workd"):
         job.check_writable(str(tmp_path / "file" / "run"))
+
+
+_FAULTS = """
+import resource, sys
+from eseg_jax import job
+
+if sys.argv[1] == "keep":
+    job.keep_memory()
+size = 2**26  # smaller ones the C library learns to keep
+for _ in range(4):
+    b"x" * size
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about glibc")
+def test_freed_memory_is_used_again():
+    plain, kept = (
+        int(subprocess.check_output([sys.executable, "-c", _FAULTS, how]))
+        for how in ("plain", "keep")
+    )
+    # Three of the four arrays find their 16,384 pages in place.
+    assert plain - kept > 2 * 16384
