@@ -11,8 +11,9 @@ put operations where networks have them; alone, an operation can look better tha
 is, since XLA fuses it with its neighbours or fails to.
 
 The C library hands arrays of more than 32 MB back to the system when they are freed, so
-that each call pays for fresh pages again, whatever it computes. --keep_pages stops
-that in both processes.
+that each call pays for fresh pages again, whatever it computes. A run of this library
+stops that (`job.keep_memory`), PyTorch does not: the tables compare the two as they are
+used. --keep_pages stops it in both, and the table is about the arithmetic.
 
   python benchmarks/ops.py --compile
 
@@ -253,7 +254,7 @@ def main():
     if args.compile:
         time_compiling()
         return
-    workers = [timing.start(__file__, sys.executable, "jax", args.keep_pages)]
+    workers = [timing.start(__file__, sys.executable, "jax", True)]
     names = ["eseg_jax", "jax default"]
     if args.torch_python:
         workers.append(

@@ -7,8 +7,9 @@ library runs in a process of its own, and the two take turns, so that neither di
 the other and a busy machine slows both. Prints a table in Markdown.
 
 The C library hands arrays of more than 32 MB back to the system when they are freed, so
-that each call pays for fresh pages again, whatever it computes. --keep_pages stops
-that in both processes: then the table is about the sampling.
+that each call pays for fresh pages again, whatever it computes. A run of this library
+stops that (`job.keep_memory`), PyTorch does not: the tables compare the two as they are
+used. --keep_pages stops it in both, and the table is about the arithmetic.
 """
 
 import argparse
@@ -112,7 +113,7 @@ def main():
     if args.worker:
         timing.work({"jax": jax_calls, "torch": torch_calls}[args.worker])
         return
-    workers = [timing.start(__file__, sys.executable, "jax", args.keep_pages)]
+    workers = [timing.start(__file__, sys.executable, "jax", True)]
     if args.torch_python:
         workers.append(
             timing.start(__file__, args.torch_python, "torch", args.keep_pages)
