@@ -136,7 +136,7 @@ def test_dfanet_starts_every_sub_network_from_the_first(tmp_path):
 
 def test_averages_of_another_run(tmp_path):
     def tree(value):
-        leaves = {name: np.full(x, value) for name, x in NETWORK.items()}
+        leaves = {name: jnp.full(x, value) for name, x in NETWORK.items()}
         return unflatten_names(leaves)
 
     state = TrainState(

@@ -178,4 +178,4 @@ def test_one_step_at_true_size(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), shapes
     )
-    assert set(scalars) == {"loss", "top1", "grad_norm"}
+    assert set(scalars) == {"loss", "top1", "grad_norm", "nonfinite"}
