@@ -104,6 +104,8 @@ finished() {
 # finished; a run that was preempted resumes from its last checkpoint.
 attempts() {
   local left=$1
+  [[ $dry_run ]] || git -C "$root" rev-parse --quiet --verify HEAD >/dev/null ||
+    die "$root is no git clone with a commit; the machines get its committed files"
   while ((left-- > 0)); do
     if create && work && { [[ $dry_run ]] || finished; }; then
       remove

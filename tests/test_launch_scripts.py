@@ -217,8 +217,18 @@ esac
 """
 
 
+def test_without_a_clone_nothing_is_paid_for(tmp_path):
+    _executable(tmp_path / "gcloud", _GCLOUD)
+    _executable(tmp_path / "git", "exit 128")
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    code, output = _run("tpu_vm.sh", *_ZONE, env=env)
+    assert code == 2 and "is no git clone with a commit" in output
+    assert not (tmp_path / "calls").exists()
+
+
 def test_a_preempted_spot_slice_is_asked_for_again(tmp_path):
     _executable(tmp_path / "gcloud", _GCLOUD)
+    _executable(tmp_path / "git", "")  # the tests may run outside a clone
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
     code, output = _run("tpu_vm.sh", *_ZONE, "--spot", "--pause=0", env=env)
     assert code == 0, output
