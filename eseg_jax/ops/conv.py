@@ -43,7 +43,7 @@ def conv(
         return _jit_stem(x, kernel, pads)
     # The library's form is the fastest known in both directions on every platform:
     # im2col, a product for every tap, and phases of a strided gradient gain nothing
-    # on CPU (benchmarks/ops.md).
+    # on CPU (benchmarks/ops.py).
     return conv_reference(x, kernel, strides=strides, padding=pads, dilation=dilation)
 
 
