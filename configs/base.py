@@ -21,7 +21,8 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     # Any field of the model's variant can be set in `options`, such as max_level.
     config.model = ConfigDict({"name": "eseg_s", "options": {}})
     # What a fresh run starts from in place of random numbers: a folder that
-    # tools.convert wrote, or another run's workdir; "all" of it or its "backbone".
+    # tools.convert wrote, or another run's workdir; "all" of it, its "backbone", or
+    # "all_but_classifier", for other classes.
     config.init_from = ""
     config.init_part = "all"
 
@@ -35,6 +36,11 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             "root": "",
             "train_split": "train",
             "eval_split": "val",
+            # A folder that --mode=pseudo_label made: the student's second half.
+            "pseudo": "",
+            "pseudo_root": "",  # where its images are, if not where they were
+            # Whether the teacher may have been trained on what is evaluated.
+            "pseudo_may_know_eval": False,
         }
     )
     config.input = ConfigDict(
@@ -42,6 +48,7 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             "batch_size": 16,  # over all devices
             "crop": (512, 1024),
             "scale": (0.5, 2.0),
+            "long_side": 0,  # pixels of it at scale 1; 0 leaves images as they are
             "scale_step": 0.0,  # above 0: only the scales low, low + step, …
             "flip": True,
             "brightness": 0.0,
@@ -53,6 +60,13 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             # table of their places; see `python -m eseg_jax.tools.class_centroids`.
             "class_uniform": 0.0,
             "centroids": "",
+            # With dataset.pseudo: the share of pseudo-labels in every batch; 0 for
+            # them as they are, or a threshold of their confidence in place of the
+            # teacher's; whether a pixel counts by its confidence (it is kept with that
+            # probability).
+            "pseudo_fraction": 0.5,
+            "pseudo_threshold": 0.0,
+            "pseudo_weights": False,
             "max_broken_files": 0,
             # Files to keep in memory as they are, for buckets: reading from a disk
             # again is as fast.
@@ -116,6 +130,28 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             "window": (),
             "overlap": 1 / 3,
             "size": (),
+        }
+    )
+    # --mode=pseudo_label: the run in the workdir labels images (ESeg §4.4).
+    config.pseudo = ConfigDict(
+        {
+            # What to label: a split of config.dataset or, if set, a folder or pattern.
+            "split": "train_extra",
+            "images": "",
+            "output": "",  # folder; by default pseudo/<split> in the workdir
+            "weights": "ema",
+            "scales": (0.5, 1.0, 2.0),
+            "flip": True,
+            # A pixel is kept if its class's probability is above this; of each class,
+            # in the order of train ids, if there are several.
+            "threshold": 0.5,
+            "class_thresholds": (),
+            # Below 1 also: if it is in the most confident share of its class.
+            "top_fraction": 1.0,
+            "batch_size": 1,  # images at a time on each device
+            # A program is compiled for each size of image, the sides rounded up to a
+            # multiple of this; 1 keeps them, 0 is 1 or, if they have many sizes, 64.
+            "size_step": 0,
         }
     )
     config.log_every = 50
@@ -186,6 +222,7 @@ def _scenes(config: ConfigDict) -> None:
     config.dataset.update(name="scenes")
     config.dataset.size = (128, 256)
     config.dataset.train_images = 4_000  # kept in memory once drawn: 0.5 GB
+    config.dataset.extra_images = 400  # of the split train_extra
     config.dataset.eval_images = 100
     # So short a run underfits: no scale jitter, no drop-connect.
     config.model.options = ConfigDict({"drop_rate": 0.0})

@@ -50,10 +50,10 @@ def validate(config: ConfigDict) -> None:
     )
 
     check(
-        config.init_part in ("all", "backbone"),
+        config.init_part in ("all", "backbone", "all_but_classifier"),
         "init_part",
         config.init_part,
-        "must be all or backbone",
+        "must be all, backbone or all_but_classifier",
     )
 
     data = config.input
@@ -89,6 +89,18 @@ def validate(config: ConfigDict) -> None:
         "input.centroids",
         data.centroids,
         "class_uniform needs a file of python -m eseg_jax.tools.class_centroids",
+    )
+    check(
+        0 < data.pseudo_fraction < 1,
+        "input.pseudo_fraction",
+        data.pseudo_fraction,
+        "is a share of the batch between 0 and 1",
+    )
+    check(
+        0 <= data.pseudo_threshold < 1,
+        "input.pseudo_threshold",
+        data.pseudo_threshold,
+        "is a probability below 1",
     )
     check(data.cache_gb >= 0, "input.cache_gb", data.cache_gb, "must not be negative")
 
@@ -179,6 +191,20 @@ def validate(config: ConfigDict) -> None:
     ):
         value = config.eval[field]
         check(ok(value), f"eval.{field}", value, rule)
+    for field, ok, rule in (
+        ("scales", lambda x: x and min(x) > 0, "must be positive factors"),
+        ("threshold", lambda x: 0 <= x <= 1, "is a probability"),
+        (
+            "class_thresholds",
+            lambda x: all(0 <= each <= 1 for each in x),
+            "must be probabilities, one a class, or ()",
+        ),
+        ("top_fraction", lambda x: 0 < x <= 1, "is a share of the pixels in (0, 1]"),
+        ("batch_size", lambda x: x >= 1, "must be at least 1"),
+        ("size_step", lambda x: x >= 0, "must not be negative"),
+    ):
+        value = config.pseudo[field]
+        check(ok(value), f"pseudo.{field}", value, rule)
     if problems:
         raise ConfigError(
             f"The configuration has {len(problems)} mistake"

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,25 @@ _confidence = jax.jit(
 )
 
 
+class Network(NamedTuple):
+    """What a checkpoint holds of a run.
+
+    Attributes:
+      model: the network.
+      variables: "params" and "batch_stats", on one device.
+      config: the run's configuration.
+      folder: of the checkpoint.
+      class_names, colours: of the train ids.
+    """
+
+    model: Any
+    variables: dict[str, Any]
+    config: ConfigDict
+    folder: epath.Path
+    class_names: tuple[str, ...]
+    colours: np.ndarray
+
+
 class Predictor:
     """Segments images of any size; the first one of a size is compiled for.
 
@@ -81,11 +101,11 @@ class Predictor:
       class_names, colours: of the train ids.
     """
 
-    def __init__(self, model, variables, config, checkpoint, protocol, names, colours):
-        self.config, self.checkpoint, self.protocol = config, checkpoint, protocol
-        self.class_names = tuple(names)
-        self.colours = np.asarray(colours, np.uint8)
-        info = models.info(config.model.name)
+    def __init__(self, network: Network, protocol: Protocol):
+        model, variables, self.config, self.checkpoint, *classes = network
+        self.class_names, self.colours = classes
+        self.protocol = protocol
+        info = models.info(self.config.model.name)
         norm = {"mean": info.mean, "std": info.std}
         predict = steps.make_predict_step(model, **norm, protocol=protocol)
         if not protocol.few_network_sizes:
@@ -125,17 +145,11 @@ class Predictor:
 _labels = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
 
 
-def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predictor:
-    """Loads a trained network; see `eseg_jax.load`."""
+def load_network(path: str | os.PathLike, weights: str) -> Network:
+    """The network of a run or of one of its checkpoints, with its "ema" or "raw"."""
     folder = checkpoint.find(path)
     meta = checkpoint.read_meta(folder)
     config = ConfigDict(json.loads(meta["config"]))
-    unknown = protocol.keys() - {field.name for field in dataclasses.fields(Protocol)}
-    if unknown:
-        raise TypeError(
-            f"eseg_jax.load has no option {sorted(unknown)[0]}; its options are "
-            f"weights, {', '.join(f.name for f in dataclasses.fields(Protocol))}."
-        )
     if input.is_classification(config):
         raise ValueError(
             f"{folder} holds a classifier of whole images; eseg_jax.load is for "
@@ -149,9 +163,21 @@ def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predic
     model = create_model(config, len(names))
     shapes = jax.eval_shape(lambda: state.init_variables(model, jax.random.key(0)))
     variables = checkpoint.read_variables(folder, shapes, weights)
-    fields = dict(config.get("eval", {})) | protocol
-    protocol = protocols.from_config(fields)
-    return Predictor(model, variables, config, folder, protocol, names, colours)
+    colours = np.asarray(colours, np.uint8)
+    return Network(model, variables, config, folder, tuple(names), colours)
+
+
+def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predictor:
+    """Loads a trained network; see `eseg_jax.load`."""
+    unknown = protocol.keys() - {field.name for field in dataclasses.fields(Protocol)}
+    if unknown:
+        raise TypeError(
+            f"eseg_jax.load has no option {sorted(unknown)[0]}; its options are "
+            f"weights, {', '.join(f.name for f in dataclasses.fields(Protocol))}."
+        )
+    network = load_network(path, weights)
+    fields = dict(network.config.get("eval", {})) | protocol
+    return Predictor(network, protocols.from_config(fields))
 
 
 def read_image(image: np.ndarray | str | os.PathLike) -> np.ndarray:

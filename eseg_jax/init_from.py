@@ -30,21 +30,29 @@ def load_initial(path, part: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
       path: a folder of tools.convert or its .npz; or another run's workdir or one of
         its checkpoints, of which the moving averages are taken. The run may be one of
         a classifier.
-      part: "all", or "backbone": no decoder and no classifier. DFANet's sub-networks
-        all start from the first, as far as their inputs have its width, and their
-        attention from the classifier of images if that has its width.
+      part: "all"; "all_but_classifier", whose layers keep their random start, for a
+        network of other classes; or "backbone": no decoder and no classifier. DFANet's
+        sub-networks all start from the first, as far as their inputs have its width,
+        and their attention from the classifier of images if that has its width.
       shapes: {"params", "batch_stats"} of the network that starts.
 
     Returns:
-      {"params", "batch_stats"}: all of them, or those of the backbone alone.
+      {"params", "batch_stats"}: all of the part, and no others.
 
     Raises:
       WeightsError: nothing to read at `path`; or names are missing, too many or of
         another shape, all of them listed.
     """
-    if part not in ("all", "backbone"):
-        raise WeightsError(f"config.init_part = {part!r}: must be all or backbone.")
+    if part not in ("all", "backbone", "all_but_classifier"):
+        raise WeightsError(
+            f"config.init_part = {part!r}: must be all, backbone or all_but_classifier."
+        )
     found, wanted = read(path), flatten_names(dict(shapes))
+    if part == "all_but_classifier":
+        found, wanted = (
+            {name: x for name, x in tree.items() if not is_classifier(name)}
+            for tree in (found, wanted)
+        )
     if part == "backbone":
         sources = _backbone_sources(found, wanted)
         wanted = {ours: wanted[ours] for ours in sources}
@@ -56,7 +64,7 @@ def load_initial(path, part: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     lines = differences(found, wanted)
     if lines:
         listed = "\n  ".join(lines)
-        whole = "the whole" if part == "all" else "the backbone"
+        whole = "the backbone" if part == "backbone" else "the whole"
         raise WeightsError(
             f"{path} does not fit {whole} of the configuration's model "
             f"({len(lines)} differences). {_hint(part, found, wanted)}\n  {listed}"
@@ -110,5 +118,5 @@ def _hint(part: str, found: Mapping, wanted: Mapping) -> str:
     if found.keys() == wanted.keys() and all(
         is_classifier(name) or found[name].shape == wanted[name].shape for name in found
     ):
-        return "Only the classes differ: config.init_part=backbone leaves them out."
+        return "Only the classes differ: set config.init_part=all_but_classifier."
     return "Take weights of the same network with the same options."

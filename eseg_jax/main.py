@@ -21,7 +21,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: a local path or a bucket such as gs://…"
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "pseudo_label"], "What to do."
+)
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -32,7 +34,7 @@ _DISTRIBUTED = flags.DEFINE_enum(
 
 
 def main(argv: list[str]) -> None:
-    """Joins the job, then trains or evaluates."""
+    """Joins the job, then trains, evaluates or labels images."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; all are --flag=value.")
     job.keep_memory()
@@ -42,9 +44,11 @@ def main(argv: list[str]) -> None:
     job.keep_compiled(config.compilation_cache, _WORKDIR.value)
     # Imported here so that --help and a typo in a flag answer at once.
     from eseg_jax.evaluate import evaluate
+    from eseg_jax.pseudo_label import pseudo_label
     from eseg_jax.train import train
 
-    {"train": train, "evaluate": evaluate}[_MODE.value](config, _WORKDIR.value)
+    modes = {"train": train, "evaluate": evaluate, "pseudo_label": pseudo_label}
+    modes[_MODE.value](config, _WORKDIR.value)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from eseg_jax.metrics import (
     confusion_matrix,
     top_counts,
 )
+from eseg_jax.ops.resize_inside import resize_inside
 from eseg_jax.protocols import SINGLE, Protocol
 from eseg_jax.state import TrainState
 
@@ -165,6 +166,38 @@ def make_predict_step(
         )
 
     return predict_step
+
+
+def make_label_step(
+    model, *, mean, std, protocol: Protocol, stretch: bool
+) -> Callable[[Mapping, jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Makes step(variables, uint8 images [n, h, w, 3], sizes int32 [n, 2]).
+
+    It returns uint8 [n, h, w] of "argmax", the most probable class, and "confidence",
+    floor(255 * p + 0.5) of its probability p.
+
+    Args:
+      model, mean, std, protocol: see `make_predict_step`.
+      stretch: images lie in the upper left `sizes` of (h, w), are stretched to it for
+        the network and their logits shrunk back; the network sees no padding. Else
+        images fill (h, w) and `sizes` does not matter.
+    """
+    predict = make_predict_step(model, mean=mean, std=std, protocol=protocol)
+
+    def label_step(variables, images, sizes):
+        full = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), sizes.shape)
+        if stretch:
+            images = resize_inside(images.astype(jnp.float32), sizes, full)
+        logits = predict(variables, images)
+        if stretch:
+            logits = resize_inside(logits, full, sizes)
+        log_p = jnp.max(logits, -1) - jax.nn.logsumexp(logits, axis=-1)
+        return {
+            "argmax": jnp.argmax(logits, axis=-1).astype(jnp.uint8),
+            "confidence": jnp.floor(255 * jnp.exp(log_p) + 0.5).astype(jnp.uint8),
+        }
+
+    return label_step
 
 
 def make_eval_step(

@@ -50,6 +50,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     classifies = input.is_classification(config)  # pre-training of the backbone
     for part in (config.dataset.train_split, config.dataset.eval_split):
         input.num_examples(config, part)  # missing data stops here, not in an hour
+    input.check_pseudo_labels(config)
     mesh = sharding.make_mesh(config.mesh)
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     micro_batch = config.input.batch_size // config.accumulate_steps

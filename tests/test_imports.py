@@ -23,7 +23,11 @@ ROWS = [
 # Rooms of several files at the top of the package.
 SAME_ROOM = {"report": "reporting"}
 # The loop evaluates; a row may not import itself otherwise.
-ALSO = {("train", "evaluate"), ("inference", "evaluate")}
+ALSO = {
+    ("train", "evaluate"),
+    ("inference", "evaluate"),
+    ("pseudo_label", "inference"),
+}
 # Narrower than its row: no model, no state, nothing that needs flax or optax.
 INPUT_MAY_IMPORT = {"input", "rng", "config"}
 

@@ -81,9 +81,19 @@ def test_every_difference_is_named(tmp_path):
 def test_other_classes_are_named_with_the_way_out(tmp_path):
     other = NETWORK | {"params/classifier/kernel": (1, 1, 4, 9)}
     text = refusal(save(tmp_path, other), "all", NETWORK)
-    assert "Only the classes differ: config.init_part=backbone" in text
+    assert "Only the classes differ: set config.init_part=all_but_classifier" in text
     assert "params/classifier/kernel is (1, 1, 4, 9) there" in text
     assert len(load(tmp_path, "backbone", NETWORK)) == 2
+
+
+def test_all_but_the_classifier_keeps_the_decoder(tmp_path):
+    decoder = {"params/decoder/node/kernel": (4,), "params/classifier/bias": (5,)}
+    there = NETWORK | decoder | {"params/classifier/kernel": (1, 1, 4, 9)}
+    here = NETWORK | decoder
+    loaded = load(save(tmp_path, there), "all_but_classifier", here)
+    assert set(loaded) == {name for name in here if "classifier" not in name}
+    text = refusal(tmp_path, "all_but_classifier", here | {"params/new": (1,)})
+    assert "does not fit the whole" in text and "missing params/new (1,)" in text
 
 
 def test_a_backbone_is_not_the_whole(tmp_path):

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eseg_jax.input import class_folders, datasets
+from eseg_jax.input import class_folders, datasets, pseudo
 from eseg_jax.input.datasets import DatasetInfo, InputError
 
 __all__ = [
     "InputError",
+    "check_pseudo_labels",
     "dataset_info",
     "draw_scene",
     "eval_batches",
@@ -30,8 +31,8 @@ __all__ = [
 
 # The scenes are a fixed dataset: config.seed changes the training, not the data.
 _SCENES_SEED = 0
-# Evaluation scenes start here, beyond any number of training scenes one would draw.
-_EVAL_SCENES_START = 1_000_000
+# Where the scenes of a split start, beyond any number of those before one would draw.
+_SCENES_START = {"train": 0, "train_extra": 500_000, "val": 1_000_000}
 _SCENE_CACHE_BYTES = 1 << 30
 
 _scene_cache: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
@@ -47,6 +48,10 @@ def train_batches(
     rows [p * b / P, (p + 1) * b / P) of every batch. So resuming needs nothing but the
     step, and the batches do not depend on the number of processes. With
     config.input.class_uniform, `class_uniform.epoch` takes the permutation's place.
+
+    With config.dataset.pseudo, the share config.input.pseudo_fraction of every batch
+    has pseudo-labels, see `pseudo.mix`: two such streams, each with elements, epochs
+    and permutations of its own.
 
     With config.input.max_broken_files > 0, a file that cannot be read is logged and
     counted, and the next readable example in sorted order takes its place; the count is
@@ -65,10 +70,36 @@ def train_batches(
     _check_shares(config.input.batch_size, "config.input.batch_size", process_count)
     from eseg_jax.input import pipeline
 
+    def stream(source, config):
+        shares = (start_step, process_index, process_count)
+        return pipeline.close_at_exit(pipeline.train_batches(source, config, *shares))
+
     source = _open_split(config, config.dataset.train_split)
-    return pipeline.close_at_exit(
-        pipeline.train_batches(source, config, start_step, process_index, process_count)
+    if not config.dataset.get("pseudo", ""):
+        return stream(source, config)
+    check_pseudo_labels(config)
+    true, guessed = pseudo.stream_configs(config, process_count)
+    return pseudo.mix(
+        stream(source, true),
+        stream(pipeline.pseudo_source(config), guessed),
+        config.input.pseudo_fraction,
     )
+
+
+def check_pseudo_labels(config) -> None:
+    """InputError when config.dataset.pseudo cannot train what config measures."""
+    if not config.dataset.get("pseudo", ""):
+        return
+    meta = pseudo.read_meta(config.dataset.pseudo)
+    names = dataset_info(config).class_names
+    if tuple(meta["class_names"]) != tuple(names):
+        raise InputError(
+            f"The pseudo-labels in {config.dataset.pseudo} have the classes "
+            f"{', '.join(meta['class_names'])} and {config.dataset.name} has "
+            f"{', '.join(names)}; let a teacher of the same classes label the images."
+        )
+    if not config.dataset.pseudo_may_know_eval:
+        pseudo.check_unseen(meta, config.dataset)
 
 
 def eval_batches(
@@ -123,6 +154,7 @@ def num_examples(config, split: str) -> int:
         datasets.parts_of(info, split)
         counts = {
             "train": config.dataset.train_images,
+            "train_extra": config.dataset.get("extra_images", 0),
             "val": config.dataset.eval_images,
         }
         return counts[split]
@@ -157,13 +189,15 @@ def draw_scene(config, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     """
     from eseg_jax.input import scenes
 
-    size = tuple(config.dataset.size)
-    number = int(index) + (_EVAL_SCENES_START if split == "val" else 0)
+    abroad, size = config.dataset.name == "scenes_abroad", tuple(config.dataset.size)
+    draw = scenes.draw_abroad if abroad else scenes.draw
+    number = int(index) + _SCENES_START[split]
     if 4 * size[0] * size[1] * num_examples(config, split) > _SCENE_CACHE_BYTES:
-        return scenes.draw(_SCENES_SEED, number, size)
-    if (number, size) not in _scene_cache:
-        _scene_cache[number, size] = scenes.draw(_SCENES_SEED, number, size)
-    return _scene_cache[number, size]
+        return draw(_SCENES_SEED, number, size)
+    key = (abroad, number, size)
+    if key not in _scene_cache:
+        _scene_cache[key] = draw(_SCENES_SEED, number, size)
+    return _scene_cache[key]
 
 
 def _open_split(config, split: str):

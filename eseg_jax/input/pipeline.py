@@ -24,6 +24,7 @@ from eseg_jax.input import (
     draw_scene,
     folders,
     num_examples,
+    pseudo,
     tfds_source,
     transforms,
 )
@@ -44,6 +45,8 @@ class Source:
         uint8 [h, w]) of that box, or of everything when None). Runs inside the graph;
         fails on a broken file.
       problem: index -> sentence about what is wrong with the example, or None.
+      doubt: (index, box, label, key) -> the label part with 255 where it is not to be
+        trusted; None trusts all. Runs inside the graph, in training only.
       load_train, load_eval: what makes an element of an example, if it is not an image
         with a label map; take and return what `_load_train` and `_load_eval` do.
     """
@@ -52,6 +55,7 @@ class Source:
     table: np.ndarray
     read: Callable
     problem: Callable[[int], str | None]
+    doubt: Callable | None = None
     load_train: Callable | None = None
     load_eval: Callable | None = None
 
@@ -258,9 +262,12 @@ def _load_train(source: Source, config, stand_in, number, index, around=None):
         tuple(options.scale),
         step=options.scale_step,
         around=around,
+        long_side=options.get("long_side", 0),
     )
     box, target = transforms.place_window(window, size, crop)
     image, label = load(box)
+    if source.doubt:
+        label = source.doubt(index, box, label, key)
     example = {"image": image, "label": label}
     example = transforms.resize(example, target[2:], source.table)
     example = transforms.random_colour(
@@ -313,6 +320,36 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
             len(found.missing_images),
             found.missing_images[0],
         )
+    return _file_source(config, info, examples, kind)
+
+
+def pseudo_source(config) -> Source:
+    """The source of the pseudo-labels in config.dataset.pseudo."""
+    info, options = dataset_info(config), config.input
+    threshold, weights = options.pseudo_threshold, options.pseudo_weights
+    # The teacher's own threshold has made the labels; any other needs its answers.
+    records = pseudo.examples(config.dataset, "argmax" if threshold else "labels")
+    examples = [example for example, _ in records]
+    source = _file_source(config, info, examples, pseudo.label_kind(info.num_classes))
+    if not (threshold or weights):
+        return source
+    confidences = tf.constant([path for _, path in records])
+    lowest = pseudo.level(threshold) if threshold else 0
+
+    def doubt(index, box, label, key):
+        data = tf.io.read_file(confidences[index])
+        confidence = folders.decode_label(data, pseudo.CONFIDENCE, box)
+        confidence = tf.cast(confidence, tf.int32)
+        kept = confidence >= lowest
+        if weights:
+            chance = transforms.uniform(key, 7, tf.shape(label))
+            kept &= tf.cast(confidence, tf.float32) > 255 * chance
+        return tf.where(kept, label, tf.constant(IGNORE, tf.uint8))
+
+    return dataclasses.replace(source, doubt=doubt)
+
+
+def _file_source(config, info: datasets.DatasetInfo, examples, kind) -> Source:
     images = tf.constant([example.image for example in examples])
     labels = tf.constant([example.label for example in examples])
     read_file = _file_reader(config.input.cache_gb)

@@ -123,6 +123,20 @@ def draw(
 # -------------------- the empty street
 
 
+def draw_abroad(
+    seed: int, index: int, size: tuple[int, int] = (128, 256)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Like `draw`, from another domain: mirrored scenes of a seed of their own.
+
+    Red and blue are exchanged and paler; trains, motorcycles and bicycles, the last
+    three classes, are ignored.
+    """
+    image, label = draw(seed + 1, index, size)
+    image = image[:, ::-1, ::-1] // 4 * 3 + 56
+    label = np.where(label >= TRAIN, np.uint8(IGNORE), label)[:, ::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(label)
+
+
 class _Verge(NamedTuple):
     """One side of the street; places are distances from the middle of the own lane."""
 

@@ -23,7 +23,7 @@ PAD_COLOUR = (124, 116, 104)
 _BLUR_ROWS = 32
 
 
-def random_window(key, image_size, crop, scale, *, step=0.0, around=None):
+def random_window(key, image_size, crop, scale, *, step=0.0, around=None, long_side=0):
     """Draws the part of the source that fills the crop.
 
     Equals resizing the image by s ~ U[scale] and cropping at random: the window is
@@ -40,17 +40,20 @@ def random_window(key, image_size, crop, scale, *, step=0.0, around=None):
         2.1 by 0.1), each as likely.
       around: int32 [2], a row and a column that the window is to contain wherever it
         lies inside the image (SFNet's class-uniform crops); None or negative for none.
+      long_side: pixels that s = 1 gives the longer side of each image; 0 its own.
 
     Returns:
       int32 [4]: top, left, height, width in source pixels; may stick out of the image.
     """
-    draws = _uniform(key, 0, [3])
+    draws = uniform(key, 0, [3])
     low, high = scale
     if step:
         count = int((high - low) / step + 1e-6) + 1
         s = low + step * tf.minimum(tf.floor(draws[0] * count), count - 1)
     else:
         s = low + draws[0] * (high - low)
+    if long_side:
+        s *= long_side / tf.cast(tf.reduce_max(image_size), tf.float32)
     size = tf.maximum(1, tf.cast(tf.round(tf.constant(crop, tf.float32) / s), tf.int32))
     room = image_size - size
     span = tf.abs(room)
@@ -141,7 +144,7 @@ def _nearest(table: np.ndarray, label: np.ndarray, size: np.ndarray) -> np.ndarr
 def random_flip(example, key):
     """Mirrors image and label left to right with probability 1/2."""
     return tf.cond(
-        _uniform(key, 1, []) < 0.5,
+        uniform(key, 1, []) < 0.5,
         lambda: (
             example
             | {
@@ -187,7 +190,7 @@ def random_blur(example, key, sigma):
     low, high = sigma
     if not high:
         return example
-    drawn = low + (high - low) * _uniform(key, 6, [])
+    drawn = low + (high - low) * uniform(key, 6, [])
     # NumPy: TensorFlow's convolutions take 20 times as long for so few channels.
     image = tf.numpy_function(_blur, [example["image"], drawn], tf.uint8)
     return example | {"image": tf.ensure_shape(image, [None, None, 3])}
@@ -243,7 +246,7 @@ def pad_to(example, offset, crop):
     }
 
 
-def _uniform(key, number, shape):
+def uniform(key, number, shape):
     """float32 in [0, 1) from the key's stream `number`."""
     return tf.random.stateless_uniform(
         shape, tf.random.experimental.stateless_fold_in(key, number)
@@ -251,7 +254,7 @@ def _uniform(key, number, shape):
 
 
 def _symmetric(key, number, half_range):
-    return (2 * _uniform(key, number, []) - 1) * half_range
+    return (2 * uniform(key, number, []) - 1) * half_range
 
 
 def _to_uint8(image):

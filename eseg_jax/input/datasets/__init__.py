@@ -12,16 +12,17 @@ split, and stops with one sentence when they are not where the layout puts them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from eseg_jax.input.datasets import (
     ade20k,
     camvid,
     cityscapes,
-    folder,
     mapillary,
     pascal,
 )
+from eseg_jax.input.datasets.folder import FOLDER
 from eseg_jax.input.datasets.layouts import (
     find_records,
     find_root,
@@ -58,6 +59,7 @@ from eseg_jax.input.datasets.types import (
 
 __all__ = [
     "DATASETS",
+    "FOLDER",
     "IGNORE",
     "OTHER_COLOUR",
     "DatasetInfo",
@@ -93,9 +95,18 @@ _SCENES = DatasetInfo(
     name="scenes",
     class_names=cityscapes.CLASS_NAMES,
     colours=cityscapes.COLOURS,
-    splits={"train": ("train",), "val": ("val",)},
+    # train_extra: other scenes, to pseudo-label as Cityscapes' coarse images.
+    splits={"train": ("train",), "val": ("val",), "train_extra": ("train_extra",)},
     where_to_get="built in",
     licence="that of this package",
+)
+# Stands for Vistas beside Cityscapes: other colours, traffic on the other side, and
+# other classes: trains and two-wheelers are ignored.
+_SCENES_ABROAD = dataclasses.replace(
+    _SCENES,
+    name="scenes_abroad",
+    class_names=cityscapes.CLASS_NAMES[:16],
+    colours=cityscapes.COLOURS[:16],
 )
 
 DATASETS: Mapping[str, DatasetInfo] = {
@@ -113,8 +124,9 @@ DATASETS: Mapping[str, DatasetInfo] = {
         pascal.CONTEXT_59,
         pascal.CONTEXT_60,
         pascal.VOC_2012,
-        folder.FOLDER,
+        FOLDER,
         _SCENES,
+        _SCENES_ABROAD,
     )
 }
 

@@ -1,0 +1,127 @@
+"""Pseudo-labels by real processes, killed and started again by the same command."""
+
+import json
+import random
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import launch
+from eseg_jax.input import pseudo
+
+_IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A trained run, images to label, a folder for compiled programs."""
+    root = tmp_path_factory.mktemp("job")
+    run, images, cache = root / "run", root / "images", root / "cache"
+    codes, logs = launch.finish(launch.start(run, "--config.total_steps=2"))
+    assert codes == [0], logs
+    images.mkdir()
+    for k in range(_IMAGES):
+        noise = np.random.default_rng(k).integers(0, 256, (120, 160 - k % 2, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(images / f"{k:03d}.png")
+
+    def start(out, count=1):
+        port = launch.free_port() if count > 1 else None
+        return [
+            launch.start(
+                run,
+                "--mode=pseudo_label",
+                f"--config.pseudo.images={images}",
+                f"--config.pseudo.output={out}",
+                "--config.pseudo.threshold=0.06",
+                cache=cache,
+                process=(i, count),
+                port=port,
+            )
+            for i in range(count)
+        ]
+
+    return start, root
+
+
+def _files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _assert_whole(folder):
+    """No file has its final name before it is complete."""
+    for path in folder.rglob("*.png"):
+        if not path.name.startswith("."):
+            with Image.open(path) as opened:
+                opened.load()
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_kill_9_anywhere_leaves_no_trace_in_the_end(job):
+    start, root = job
+    whole = root / "whole"
+    codes, logs = launch.finish(*start(whole))
+    assert codes == [0], logs
+    assert 0 < json.loads((whole / "pseudo.json").read_text())["coverage"] < 1
+    chance = random.Random(0)
+    for count in (1, 2):
+        out = root / f"killed{count}"
+        for moment in range(5):
+            processes = start(out, count)
+            # After so many more images than the last time.
+            wanted = (moment + chance.random()) * _IMAGES / 5
+            deadline = time.monotonic() + 240
+            while len(list((out / "labels").glob("*.png"))) < wanted:
+                assert time.monotonic() < deadline
+                if any(process.poll() is not None for process in processes):
+                    break
+                time.sleep(0.002)
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.communicate()
+            _assert_whole(out)
+        codes, logs = launch.finish(*start(out, count))
+        assert codes == [0] * count, logs
+        assert _files(out) == _files(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_student_learns_from_them_and_is_the_next_teacher(job):
+    start, root = job
+    out = root / "round1"
+    codes, logs = launch.finish(*start(out))
+    assert codes == [0], logs
+    student = root / "student"
+    flags = ("--config.total_steps=2", f"--config.dataset.pseudo={out}")
+    codes, logs = launch.finish(launch.start(student, *flags))
+    assert codes == [0], logs
+    codes, logs = launch.finish(
+        launch.start(
+            student,
+            "--mode=pseudo_label",
+            "--config.pseudo.split=val",
+            "--config.pseudo.scales=(1.0,)",
+        )
+    )
+    assert codes == [0], logs
+    meta = pseudo.read_meta(student / "pseudo" / "val")
+    assert [seen.get("split") for seen in meta["trained_on"]] == [
+        "train",
+        "train",
+        None,
+    ]
+    # Labels of the validation split must not teach who is measured on it.
+    flags = (
+        "--config.total_steps=2",
+        f"--config.dataset.pseudo={student}/pseudo/val",
+    )
+    codes, logs = launch.finish(launch.start(root / "next", *flags))
+    assert codes == [1] and "is to be measured on scenes 'val'" in logs[0]
