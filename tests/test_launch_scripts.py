@@ -253,3 +253,38 @@ def test_two_real_workers_train(tmp_path):
     assert code == 0, output
     assert '"finished": true' in (tmp_path / "timing.json").read_text()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_selftrain_hands_each_stage_what_the_one_before_made(tmp_path):
+    done = subprocess.run(
+        [
+            _LAUNCH / "selftrain.sh",
+            f"--workdir={tmp_path}",
+            "--rounds=2",
+            "--dry-run",
+            "--",
+            "--config.seed=3",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "worker.sh" in line]
+    for line, parts in zip(
+        lines,
+        (
+            ("eseg_s_mapillary_pretrain.py:mapillary", "/pretrain "),
+            ("eseg_s_mapillary_finetune.py", f"init_from={tmp_path}/pretrain"),
+            ("eseg_s.py", "/teacher ", "--mode=pseudo_label"),
+            ("eseg_s_selftrain.py", f"pseudo={tmp_path}/teacher/pseudo/train_extra"),
+            ("eseg_s.py", "/student1 ", "--mode=pseudo_label"),
+            ("/student2 ", f"pseudo={tmp_path}/student1/pseudo/train_extra"),
+        ),
+        strict=True,
+    ):
+        assert all(part in line for part in (*parts, "--config.seed=3")), line
+    done = subprocess.run(
+        [_LAUNCH / "selftrain.sh", "--nowhere"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unknown flag --nowhere" in done.stderr
