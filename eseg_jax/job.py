@@ -48,8 +48,8 @@ def keep_memory() -> None:
     """Keeps freed memory in the process instead of handing it back to the system.
 
     On Linux the C library unmaps every large array when it is freed, and the next
-    one pays for fresh pages: a tenth to a third of the time of training on a CPU, for
-    which the process stays at its peak size. Call it before the first array.
+    one pays for fresh pages: up to a third of the time of training on a CPU. The
+    process stays at its peak size instead. Call it before the first array.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
