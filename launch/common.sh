@@ -104,8 +104,6 @@ finished() {
 # finished; a run that was preempted resumes from its last checkpoint.
 attempts() {
   local left=$1
-  [[ $dry_run ]] || git -C "$root" rev-parse --quiet --verify HEAD >/dev/null ||
-    die "$root is no git clone with a commit; the machines get its committed files"
   while ((left-- > 0)); do
     if create && work && { [[ $dry_run ]] || finished; }; then
       remove
@@ -116,6 +114,12 @@ attempts() {
     sleep "${pause:-60}"
   done
   return 1
+}
+
+# Stops before anything is paid for when `pack` would have nothing to pack.
+need_clone() {
+  [[ $dry_run ]] || git -C "$root" rev-parse --quiet --verify HEAD >/dev/null ||
+    die "$root is no git clone with a commit; the machines get its committed files"
 }
 
 # Copies of the tracked files of this checkout for machines that have none.

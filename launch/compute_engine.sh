@@ -89,4 +89,5 @@ remove() {
 }
 
 [[ $attempts ]] || attempts=$([[ $spot ]] && echo 1000 || echo 1)
+need_clone
 attempts "$attempts"

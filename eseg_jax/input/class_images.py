@@ -33,7 +33,9 @@ def open_split(config, split: str) -> Source:
     ids, read, problem = open_it(config, split)
     crop = tuple(config.input.crop)
     load_eval = functools.partial(_load_eval, crop)
-    return Source(ids, _NO_TABLE, read, problem, _load_train, load_eval)
+    return Source(
+        ids, _NO_TABLE, read, problem, load_train=_load_train, load_eval=load_eval
+    )
 
 
 def _open_folders(config, split: str):
