@@ -28,8 +28,8 @@ from PIL import Image
 sys.path.insert(0, os.fspath(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import eseg_lite_s  # noqa: E402
-from eseg_jax import inference, pseudo_label  # noqa: E402
-from eseg_jax.input import pseudo, scenes  # noqa: E402
+from eseg_jax import inference, pseudo_label, pseudo_output  # noqa: E402
+from eseg_jax.input import pseudo, scenes, unlabelled  # noqa: E402
 from eseg_jax.protocols import Protocol  # noqa: E402
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = args.images or _draw(pathlib.Path(folder), args.count, args.size)
         config = _config(images, os.path.join(folder, "out"), args.scales)
-        _, items, _ = pseudo_label.find(config)
+        _, items, _ = unlabelled.find(config)
         plain, network_alone = _plain(config, args.workdir, items, folder)
         count = len(items)
         times, memory = _watch(count)
@@ -100,7 +100,7 @@ def _plain(config, workdir, items, folder) -> tuple[float, float]:
         image = item.read()
         found = jax.device_get(predict(image[None], size))
         answer = found["argmax"][0], found["confidence"][0]
-        pseudo_label._save(out, item, image, *answer, levels=levels)
+        pseudo_output._save(out, item, image, *answer, levels=levels)
     plain = time.perf_counter() - start
     start, few = time.perf_counter(), min(len(items), 20)
     for _ in range(few):
@@ -110,7 +110,7 @@ def _plain(config, workdir, items, folder) -> tuple[float, float]:
 
 def _watch(count: int) -> tuple[list[float], dict[str, float]]:
     """Filled in while images are saved: the times, and MB after a quarter and all."""
-    memory, save, times = {}, pseudo_label._save, []
+    memory, save, times = {}, pseudo_output._save, []
 
     def watched(*args, **kwargs):
         record = save(*args, **kwargs)
@@ -120,7 +120,7 @@ def _watch(count: int) -> tuple[list[float], dict[str, float]]:
             memory[str(len(times))] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
         return record
 
-    pseudo_label._save = watched
+    pseudo_output._save = watched
     return times, memory
 
 

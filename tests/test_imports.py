@@ -21,7 +21,7 @@ ROWS = [
     {"ops", "rng", "trees", "config", "job"},
 ]
 # Rooms of several files at the top of the package.
-SAME_ROOM = {"report": "reporting"}
+SAME_ROOM = {"report": "reporting", "pseudo_output": "pseudo_label"}
 # The loop evaluates; a row may not import itself otherwise.
 ALSO = {
     ("train", "evaluate"),

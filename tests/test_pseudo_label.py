@@ -10,8 +10,16 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from eseg_jax import inference, input, models, protocols, pseudo_label, steps
-from eseg_jax.input import pseudo
+from eseg_jax import (
+    inference,
+    input,
+    models,
+    protocols,
+    pseudo_label,
+    pseudo_output,
+    steps,
+)
+from eseg_jax.input import pseudo, unlabelled
 from eseg_jax.ops.resize import resize_bilinear
 from eseg_jax.ops.resize_inside import resize_inside
 
@@ -222,7 +230,7 @@ def test_stopped_and_started_again_equals_unbroken(
 ):
     out = tmp_path / "out"
     options.pseudo.output = str(out)
-    save, count = pseudo_label._save, 0
+    save, count = pseudo_output._save, 0
 
     def dying(*args, **kwargs):
         nonlocal count
@@ -232,7 +240,7 @@ def test_stopped_and_started_again_equals_unbroken(
         return save(*args, **kwargs)
 
     monkeypatch.setattr(pseudo_label, "_UNIT", 1)
-    monkeypatch.setattr(pseudo_label, "_save", dying)
+    monkeypatch.setattr(pseudo_output, "_save", dying)
     with pytest.raises(KeyboardInterrupt):
         pseudo_label.pseudo_label(options, str(teacher))
     with pytest.raises(input.InputError, match="are not complete"):
@@ -240,7 +248,7 @@ def test_stopped_and_started_again_equals_unbroken(
     (part,) = (out / "parts").glob("*.jsonl")
     with part.open("ab") as file:
         file.write(b'{"name": "par')  # a line that the end of the process cut
-    monkeypatch.setattr(pseudo_label, "_save", save)
+    monkeypatch.setattr(pseudo_output, "_save", save)
     pseudo_label.pseudo_label(options, str(teacher))
     assert _files(out) == _files(whole[0])
     # Started once more it finds nothing to do and leaves all as it is.
@@ -286,20 +294,20 @@ def test_inputs_that_stand_for_nothing(tiny_config, tmp_path):
     for text in (tmp_path, tmp_path / "*.jpg"):
         tiny_config.pseudo.images = str(text)
         with pytest.raises(input.InputError, match="finds no image"):
-            pseudo_label.find(tiny_config)
+            unlabelled.find(tiny_config)
     tiny_config.pseudo.images = str(tmp_path / "nowhere")
     with pytest.raises(input.InputError, match="no folder and no pattern"):
-        pseudo_label.find(tiny_config)
+        unlabelled.find(tiny_config)
 
 
 def test_one_stem_twice_keeps_its_suffix(tiny_config, tmp_path):
     for name in ("a.png", "a.jpg", "b.png"):
         (tmp_path / name).write_bytes(b"")
     tiny_config.pseudo.images = str(tmp_path)
-    _, items, _ = pseudo_label.find(tiny_config)
+    _, items, _ = unlabelled.find(tiny_config)
     assert [item.name for item in items] == ["a.jpg", "a.png", "b"]
     tiny_config.pseudo.images = str(tmp_path / "*.png")
-    _, items, _ = pseudo_label.find(tiny_config)
+    _, items, _ = unlabelled.find(tiny_config)
     assert [item.name for item in items] == ["a", "b"]
 
 

@@ -4,11 +4,11 @@ import json
 import random
 import time
 
+import jobs
 import numpy as np
 import pytest
 from PIL import Image
 
-import launch
 from eseg_jax.input import pseudo
 
 _IMAGES = 60
@@ -19,7 +19,7 @@ def job(tmp_path_factory):
     """A trained run, images to label, a folder for compiled programs."""
     root = tmp_path_factory.mktemp("job")
     run, images, cache = root / "run", root / "images", root / "cache"
-    codes, logs = launch.finish(launch.start(run, "--config.total_steps=2"))
+    codes, logs = jobs.finish(jobs.start(run, "--config.total_steps=2"))
     assert codes == [0], logs
     images.mkdir()
     for k in range(_IMAGES):
@@ -27,9 +27,9 @@ def job(tmp_path_factory):
         Image.fromarray(noise.astype(np.uint8)).save(images / f"{k:03d}.png")
 
     def start(out, count=1):
-        port = launch.free_port() if count > 1 else None
+        port = jobs.free_port() if count > 1 else None
         return [
-            launch.start(
+            jobs.start(
                 run,
                 "--mode=pseudo_label",
                 f"--config.pseudo.images={images}",
@@ -66,7 +66,7 @@ def _assert_whole(folder):
 def test_kill_9_anywhere_leaves_no_trace_in_the_end(job):
     start, root = job
     whole = root / "whole"
-    codes, logs = launch.finish(*start(whole))
+    codes, logs = jobs.finish(*start(whole))
     assert codes == [0], logs
     assert 0 < json.loads((whole / "pseudo.json").read_text())["coverage"] < 1
     chance = random.Random(0)
@@ -87,7 +87,7 @@ def test_kill_9_anywhere_leaves_no_trace_in_the_end(job):
             for process in processes:
                 process.communicate()
             _assert_whole(out)
-        codes, logs = launch.finish(*start(out, count))
+        codes, logs = jobs.finish(*start(out, count))
         assert codes == [0] * count, logs
         assert _files(out) == _files(whole)
 
@@ -97,14 +97,14 @@ def test_kill_9_anywhere_leaves_no_trace_in_the_end(job):
 def test_student_learns_from_them_and_is_the_next_teacher(job):
     start, root = job
     out = root / "round1"
-    codes, logs = launch.finish(*start(out))
+    codes, logs = jobs.finish(*start(out))
     assert codes == [0], logs
     student = root / "student"
     flags = ("--config.total_steps=2", f"--config.dataset.pseudo={out}")
-    codes, logs = launch.finish(launch.start(student, *flags))
+    codes, logs = jobs.finish(jobs.start(student, *flags))
     assert codes == [0], logs
-    codes, logs = launch.finish(
-        launch.start(
+    codes, logs = jobs.finish(
+        jobs.start(
             student,
             "--mode=pseudo_label",
             "--config.pseudo.split=val",
@@ -123,5 +123,5 @@ def test_student_learns_from_them_and_is_the_next_teacher(job):
         "--config.total_steps=2",
         f"--config.dataset.pseudo={student}/pseudo/val",
     )
-    codes, logs = launch.finish(launch.start(root / "next", *flags))
+    codes, logs = jobs.finish(jobs.start(root / "next", *flags))
     assert codes == [1] and "is to be measured on scenes 'val'" in logs[0]

@@ -27,7 +27,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from eseg_jax import input as eseg_input
-from eseg_jax import pseudo_label
+from eseg_jax import pseudo_output
 from eseg_jax.input import InputError, pseudo
 from eseg_jax.report import charts
 from eseg_jax.report.files import write_text
@@ -51,14 +51,14 @@ def rethreshold(folder, out, levels_of) -> dict:
     records = pseudo.read_manifest(folder)
     good = [record for record in records if "broken" not in record]
     levels = levels_of(store, good, len(names))
-    made = {r["name"]: r for r in pseudo_label.relabel(store, out, good, levels)}
+    made = {r["name"]: r for r in pseudo_output.relabel(store, out, good, levels)}
     records = [made.get(record["name"], record) for record in records]
     lines = "".join(json.dumps(record) + "\n" for record in records)
     write_text(out / "manifest.jsonl", lines)
     for name in ("threshold", "class_thresholds", "top_fraction"):
         meta.pop(name, None)  # the levels of the classes say it
     meta |= {"store": os.path.abspath(store) if "://" not in str(store) else str(store)}
-    meta |= pseudo_label.summary(records, levels, names)
+    meta |= pseudo_output.summary(records, levels, names)
     write_text(out / "pseudo.json", json.dumps(meta, indent=2) + "\n")
     return meta
 
@@ -71,7 +71,7 @@ def count(store, records, classes: int, labels=None) -> dict[str, np.ndarray]:
       labels: None, or the true labels of the records.
     """
     if labels is None:
-        return {"all": pseudo_label.histogram(store, records, classes).sum(0)}
+        return {"all": pseudo_output.histogram(store, records, classes).sum(0)}
     counts = {name: np.zeros(256, np.int64) for name in ("all", "known", "right")}
     pairs = zip(records, labels, strict=True)
     for record, label in progress(pairs, len(records), "images"):
@@ -196,7 +196,7 @@ def _levels(store, records, classes: int) -> np.ndarray:
     each = [float(t) for t in _CLASS_THRESHOLDS.value]
     levels = pseudo.levels(_THRESHOLD.value, each, classes)
     if _TOP_FRACTION.value < 1:
-        counts = pseudo_label.histogram(store, records, classes)
+        counts = pseudo_output.histogram(store, records, classes)
         top = pseudo.top_levels(counts, _TOP_FRACTION.value)
         levels = np.maximum(levels, top)
     return levels
