@@ -272,18 +272,26 @@ class Fusion(nn.Module):
 
     @nn.compact
     def __call__(self, features: tuple[jax.Array, ...]) -> jax.Array:
-        weights = self.param("weights", nn.initializers.ones, (len(features),))
+        weights = _weights(self, len(features)).astype(features[0].dtype)
+        return sum(weights[i] * x for i, x in enumerate(features))
+
+    @nn.nowrap
+    def normalised(self, weights: jax.Array) -> jax.Array:
+        """What the parameters stand for."""
         if self.kind == "fast":
             weights = nn.relu(weights)
-            weights = weights / (jnp.sum(weights) + 1e-4)
-        elif self.kind == "softmax":
-            weights = nn.softmax(weights)
-        else:
-            raise ValueError(
-                f"ESeg has no fusion {self.kind!r}; choose fast or softmax."
-            )
-        weights = weights.astype(features[0].dtype)
-        return sum(weights[i] * x for i, x in enumerate(features))
+            return weights / (jnp.sum(weights) + 1e-4)
+        if self.kind == "softmax":
+            return nn.softmax(weights)
+        raise ValueError(f"ESeg has no fusion {self.kind!r}; choose fast or softmax.")
+
+
+def _weights(module: Fusion | LevelSum, count: int) -> jax.Array:
+    """The module's normalised weights [count]; folded variables hold them as such."""
+    if module.has_variable("params", "normalised"):
+        return module.get_variable("params", "normalised")
+    weights = module.param("weights", nn.initializers.ones, (count,))
+    return module.normalised(weights)
 
 
 class FPN(nn.Module):
@@ -320,11 +328,15 @@ class LevelSum(nn.Module):
 
     @nn.compact
     def __call__(self, levels: dict[int, jax.Array]) -> jax.Array:
-        weights = self.param("weights", nn.initializers.ones, (len(levels),))
-        weights = nn.softmax(weights)
+        weights = _weights(self, len(levels))
         finest = levels[min(levels)]
         total = jnp.zeros_like(finest)
         for i, level in enumerate(sorted(levels)):
             x = levels[level] * weights[i].astype(finest.dtype)
             total = total + resize_bilinear(x, finest.shape[1:3])
         return total
+
+    @nn.nowrap
+    def normalised(self, weights: jax.Array) -> jax.Array:
+        """What the parameters stand for."""
+        return nn.softmax(weights)

@@ -117,7 +117,8 @@ class ConvBN(nn.Module):
     """Convolution, batch normalisation, optional activation.
 
     Under `jax.jit` with a batch sharded over a mesh the statistics are those of
-    the global batch.
+    the global batch. With the variables of `folding.fold` the normalisation is in the
+    kernel and its bias.
     """
 
     features: int
@@ -131,6 +132,14 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        folded = self.has_variable("params", "conv") and not self.has_variable(
+            "params", "bn"
+        )
+        if folded and train:
+            raise ValueError(
+                "A folded network has no batch normalisation left to train; "
+                "train the variables that it was folded from."
+            )
         x = Conv(
             self.features,
             self.style,
@@ -138,16 +147,17 @@ class ConvBN(nn.Module):
             self.strides,
             self.dilation,
             self.depthwise,
-            self.use_bias,
+            self.use_bias or folded,
             name="conv",
         )(x)
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=self.style.bn_momentum,
-            epsilon=self.style.bn_epsilon,
-            dtype=self.style.dtype,
-            name="bn",
-        )(x)
+        if not folded:
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=self.style.bn_momentum,
+                epsilon=self.style.bn_epsilon,
+                dtype=self.style.dtype,
+                name="bn",
+            )(x)
         return x if self.activation is None else self.activation(x)
 
 
