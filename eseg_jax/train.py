@@ -9,6 +9,8 @@ import time
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from eseg_jax import (
@@ -52,7 +54,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         input.num_examples(config, part)  # missing data stops here, not in an hour
     input.check_pseudo_labels(config)
     mesh = sharding.make_mesh(config.mesh)
-    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
+    whole = sharding.replicated(mesh)
     micro_batch = config.input.batch_size // config.accumulate_steps
     sharding.check_batch_size(micro_batch, mesh, "config.input.batch_size")
     eval_mesh = sharding.for_batches(mesh, config.eval.batch_size)
@@ -62,7 +64,6 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
 
     # ---- Model, optimiser, state -----------------------------------------------
     model = evaluate.create_model(config, dataset.num_classes)
-    info = models.info(config.model.name)
     schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
     tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
 
@@ -103,55 +104,8 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     reporter.resume(step, position)
 
     # ---- Compile ---------------------------------------------------------------
-    ohem = {
-        "threshold": config.loss.ohem_threshold,
-        "min_kept_fraction": config.loss.ohem_min_kept_fraction,
-        "rule": config.loss.ohem_rule,
-    }
-
-    def loss(outputs, labels):
-        if classifies:
-            return losses.classification_loss(outputs, labels)
-        return losses.segmentation_loss(
-            outputs,
-            labels,
-            ohem=ohem if config.loss.ohem_threshold > 0 else None,
-            class_weights=config.loss.class_weights,
-            aux_weights=dict.fromkeys(outputs["aux"], config.loss.aux_weight),
-            resize=models.enlarge(model),
-        )
-
-    train_step = steps.make_train_step(
-        model,
-        tx,
-        loss,
-        mean=info.mean,
-        std=info.std,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate_steps=config.accumulate_steps,
-        skip_nonfinite=config.skip_nonfinite > 0,
-    )
-    batch_shape = (config.input.batch_size, *config.input.crop)
-    label = (batch_shape[:1], np.int32) if classifies else (batch_shape, np.uint8)
-    # An operation that XLA cannot split by itself learns the mesh from the context.
-    with reporter.section("compile"), jax.set_mesh(mesh):
-        train_step = (
-            jax.jit(
-                train_step,
-                in_shardings=(whole, split),
-                out_shardings=(whole, whole),
-                donate_argnums=0,
-            )
-            .lower(
-                shapes,
-                {
-                    "image": jax.ShapeDtypeStruct((*batch_shape, 3), np.uint8),
-                    "label": jax.ShapeDtypeStruct(*label),
-                },
-            )
-            .compile()
-        )
+    with reporter.section("compile"):
+        train_step = lower_train_step(config, model, tx, shapes, mesh).compile()
     eval_step = evaluate.jit_eval_step(config, model, dataset.num_classes, eval_mesh)
     views_step = evaluate.jit_views_step(config, model)
 
@@ -249,6 +203,67 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     if stop:
         _logger.info("Preempted: saved step %d; the same command resumes.", step)
     return train_state
+
+
+def lower_train_step(
+    config: ConfigDict,
+    model,
+    tx: optax.GradientTransformation,
+    shapes: state.TrainState,
+    mesh: Mesh,
+) -> jax.stages.Lowered:
+    """The configuration's train step for the devices of a mesh, ready to compile.
+
+    (state, {"image", "label"}) -> (state, scalars). The state given to it is used up.
+    """
+    classifies = input.is_classification(config)
+    info = models.info(config.model.name)
+    ohem = {
+        "threshold": config.loss.ohem_threshold,
+        "min_kept_fraction": config.loss.ohem_min_kept_fraction,
+        "rule": config.loss.ohem_rule,
+    }
+
+    def loss(outputs, labels):
+        if classifies:
+            return losses.classification_loss(outputs, labels)
+        return losses.segmentation_loss(
+            outputs,
+            labels,
+            ohem=ohem if config.loss.ohem_threshold > 0 else None,
+            class_weights=config.loss.class_weights,
+            aux_weights=dict.fromkeys(outputs["aux"], config.loss.aux_weight),
+            resize=models.enlarge(model),
+        )
+
+    train_step = steps.make_train_step(
+        model,
+        tx,
+        loss,
+        mean=info.mean,
+        std=info.std,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate_steps=config.accumulate_steps,
+        skip_nonfinite=config.skip_nonfinite > 0,
+    )
+    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
+    image = (config.input.batch_size, *config.input.crop, 3)
+    label = (image[:1], np.int32) if classifies else (image[:3], np.uint8)
+    # An operation that XLA cannot split by itself learns the mesh from the context.
+    with jax.set_mesh(mesh):
+        return jax.jit(
+            train_step,
+            in_shardings=(whole, split),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        ).lower(
+            shapes,
+            {
+                "image": jax.ShapeDtypeStruct(image, np.uint8),
+                "label": jax.ShapeDtypeStruct(*label),
+            },
+        )
 
 
 def _provenance(shapes: state.TrainState, mesh) -> dict:
