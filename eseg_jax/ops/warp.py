@@ -6,9 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import AxisType, PartitionSpec
 
 from eseg_jax.ops import warp_tpu
+
+# XLA's CPU compiler makes one machine function of a call that is marked so. It starts
+# a task for every operation of every trip of a loop otherwise, which at 64 channels
+# takes as long as the arithmetic. Where XLA does not know the marks they do nothing.
+_ONE_FUNCTION = {"inlineable": "false", "xla_cpu_small_call": "true"}
 
 
 def bilinear_warp(
@@ -245,10 +251,11 @@ def _d_fractions(products, up, left):
     return d_up, d_left
 
 
+@jax.custom_batching.sequential_vmap  # a loop over slices at two places is no slice
 def _backward_loop(features, row, column, up, left, cotangent):
     """`_backward_scatter` as a loop over points that adds to the map in place.
 
-    On a CPU a quarter of the time of XLA's scatter.
+    On a CPU a fifth of the time of XLA's scatter.
     """
     n, h, w, c = features.shape
     wide = jnp.promote_types(features.dtype, up.dtype)
@@ -274,8 +281,13 @@ def _backward_loop(features, row, column, up, left, cotangent):
             lax.dynamic_update_slice(products, product[None], (i, zero)),
         )
 
+    @jax.jit
+    def loop(carry):
+        return lax.fori_loop(zero, jnp.int32(rows.size), body, carry)
+
     zeros = jnp.zeros_like(padded), jnp.zeros((rows.size, 4), wide)
-    d_padded, products = lax.fori_loop(zero, jnp.int32(rows.size), body, zeros)
+    with set_xla_metadata(**_ONE_FUNCTION):
+        d_padded, products = loop(zeros)
     d_features = d_padded.reshape(n, h + 2, w + 2, c)[:, 1:-1, 1:-1]
     products = [products[:, tap].reshape(row.shape) for tap in range(4)]
     return d_features, *_d_fractions(products, up, left)
