@@ -6,8 +6,9 @@ FOLDER is CamVid in SegNet's layout. A quarter of the 367 training images (92, e
 fourth) keeps its labels; the other 275 count as unlabelled. For each seed
 
     teacher   is trained on the 92,
-    student   on the 92 and the teacher's pseudo-labels of the 275, half and half,
-    baseline  on the 92 alone, as long and with as large batches as the student.
+    student   goes on from it, as long again, with the 92 and the teacher's
+              pseudo-labels of the 275, half and half,
+    baseline  goes on from it, as long and with as large batches, with the 92 alone.
 
 Each is evaluated on val and test by its last weights. The same command resumes. At the
 end the table is in DIR/table.md, means and standard deviations over the seeds; what
@@ -58,8 +59,9 @@ def main() -> None:
             f"--config.pseudo.output={labels}",
         )
         pseudo = [f"--config.dataset.pseudo={labels}"]
-        _main(args, folders["student"], *on_few, *pseudo)
-        _main(args, folders["baseline"], *on_few)
+        start = [f"--config.init_from={folders['teacher']}", "--config.init_part=all"]
+        _main(args, folders["student"], *on_few, *start, *pseudo)
+        _main(args, folders["baseline"], *on_few, *start)
         for kind in _KINDS:
             for split in _SPLITS:
                 flag = f"--config.dataset.eval_split={split}"

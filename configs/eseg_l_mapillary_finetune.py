@@ -3,20 +3,13 @@
     python -m eseg_jax.main --config=configs/eseg_l_mapillary_finetune.py \
         --workdir=DIR --config.init_from=PRETRAINED
 
-PRETRAINED is the workdir of configs/eseg_l_mapillary_pretrain.py. Everything but the
-classifier starts from it; 200 epochs of 2,975 images in batches of 16, 37,188 steps, at
-a learning rate of 0.01. The paper reports 83.8 % mIoU on the validation set (Table 7).
-Not reproduced here yet.
+PRETRAINED is the workdir of configs/eseg_l_mapillary_pretrain.py; the recipe is that
+of configs/eseg_s_mapillary_finetune.py. The paper reports 83.8 % mIoU on the
+validation set (Table 7). Not reproduced here yet.
 """
 
-from configs import base
+from configs import eseg_s_mapillary_finetune
 
 
 def get_config(dataset: str = "cityscapes"):
-    config = base.get_config(dataset)
-    config.model.name = "eseg_l"
-    config.init_part = "all_but_classifier"
-    config.optimizer.learning_rate = 0.01
-    if dataset == "cityscapes":
-        config.total_steps = 37_188
-    return config
+    return eseg_s_mapillary_finetune.recipe("eseg_l", dataset)

@@ -13,8 +13,13 @@ from configs import base
 
 
 def get_config(dataset: str = "cityscapes"):
+    return recipe("eseg_s", dataset)
+
+
+def recipe(name: str, dataset: str):
+    """The same for any of ESeg's variants."""
     config = base.get_config(dataset)
-    config.model.name = "eseg_s"
+    config.model.name = name
     config.init_part = "all_but_classifier"
     config.optimizer.learning_rate = 0.01
     if dataset == "cityscapes":

@@ -15,6 +15,11 @@ from configs import base
 
 
 def get_config(dataset: str = "mapillary"):
+    return recipe("eseg_s", dataset)
+
+
+def recipe(name: str, dataset: str):
+    """The same for any of ESeg's variants."""
     if dataset == "scenes":
         config = base.get_config("scenes")
         config.dataset.name = "scenes_abroad"
@@ -27,5 +32,5 @@ def get_config(dataset: str = "mapillary"):
         config.eval.update(batch_size=1, size=(1536, 2048))  # the images differ in size
         config.eval_every = 11_250
         config.checkpoint_every = 5_000
-    config.model.name = "eseg_s"
+    config.model.name = name
     return config

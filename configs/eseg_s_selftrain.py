@@ -18,8 +18,13 @@ from configs import base
 
 
 def get_config(dataset: str = "cityscapes"):
+    return recipe("eseg_s", dataset)
+
+
+def recipe(name: str, dataset: str):
+    """The same for any of ESeg's variants."""
     config = base.get_config(dataset)
-    config.model.name = "eseg_s"
+    config.model.name = name
     if dataset == "cityscapes":
         config.input.batch_size = 128
         config.total_steps = 23_242
