@@ -13,12 +13,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # From the top down: a room imports itself and the rows below its own.
 ROWS = [
-    {"main"},
+    {"main", "planning"},
     {"train", "evaluate", "pseudo_label", "inference"},
     {"init_from"},
     {"steps", "checkpoint", "reporting", "input", "sharding"},
-    {"state", "optimizer", "losses", "metrics", "models", "protocols", "cityscapes"},
-    {"ops", "rng", "trees", "config", "job"},
+    {
+        "state",
+        "optimizer",
+        "losses",
+        "metrics",
+        "models",
+        "protocols",
+        "cityscapes",
+        "tpu",
+    },
+    {"ops", "rng", "trees", "config", "job", "hlo"},
 ]
 # Rooms of several files at the top of the package.
 SAME_ROOM = {"report": "reporting", "pseudo_output": "pseudo_label"}
