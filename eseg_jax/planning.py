@@ -30,6 +30,14 @@ from eseg_jax.config import validate
 from eseg_jax.models import cost
 
 MODES = ("train", "evaluate", "pseudo_label")
+# The compiler would look for a TPU, refuse if another process had loaded it, and
+# complain on stderr that this machine is none.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+}
 _LISTED = 12  # sources of time and buffers that are kept
 
 
@@ -48,9 +56,8 @@ def slice_devices(topology: str) -> list:
             "The TPU compiler is missing: pip install libtpu (Linux on x86; no TPU is "
             "needed)."
         )
-    # It would look for a TPU, and refuse if another process had loaded it.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # the plugin raises its own types
@@ -173,12 +180,12 @@ def plan(config: ConfigDict, mode: str, topology: str, size: tuple[int, int]) ->
         compiled = lowered.compile()
         found = figures(compiled, chip, record, image_flops(config, mode, size))
     except jax.errors.JaxRuntimeError as error:
-        found = _too_large(str(error))
+        found = too_large(str(error))
         if not found:
             raise
     record["compile_seconds"] = [middle - start, time.perf_counter() - middle]
-    advice = [] if found["fits"] else _advice(config, mode, mesh)
-    return record | found | {"advice": advice}
+    smaller = [] if found["fits"] else advice(config, mode, mesh)
+    return record | found | {"advice": smaller}
 
 
 def figures(compiled, chip: tpu.Chip, record: dict, flops: float | None) -> dict:
@@ -215,7 +222,7 @@ def figures(compiled, chip: tpu.Chip, record: dict, flops: float | None) -> dict
     }
 
 
-def _too_large(message: str) -> dict:
+def too_large(message: str) -> dict:
     """What the compiler says when a program does not fit; {} of other errors."""
     used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
     if not used:
@@ -236,7 +243,7 @@ def _too_large(message: str) -> dict:
     }
 
 
-def _advice(config: ConfigDict, mode: str, mesh) -> list[str]:
+def advice(config: ConfigDict, mode: str, mesh) -> list[str]:
     """Flags that make a step smaller."""
     data = mesh.shape["data"]
     if mode == "evaluate":
@@ -257,3 +264,9 @@ def _advice(config: ConfigDict, mode: str, mesh) -> list[str]:
     if batch > data:
         found.append(f"--config.input.batch_size={max(data, batch // 2)}")
     return [*found, "a slice of more chips"]
+
+
+def fastest(records: list[dict]) -> dict | None:
+    """Of those that fit the one with most images a second; None if none fits."""
+    fitting = [record for record in records if record.get("fits")]
+    return max(fitting, key=lambda x: x["images_per_second"], default=None)

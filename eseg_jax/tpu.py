@@ -47,7 +47,8 @@ class Chip:
 # By JAX's device kind; the rates are those of cloud.google.com/tpu/docs, the memory is
 # what the compiler's own message calls the limit.
 CHIPS = {
-    "TPU v4": Chip(30.75 * GIB, 275e12, 1228e9, 1.05e9, 2400e9 / 8),
+    # Half of a chip: the compiler's devices are its two cores.
+    "TPU v4": Chip(15.5 * GIB, 137.5e12, 614e9, 1.05e9, 1200e9 / 8),
     "TPU v5 lite": Chip(15.75 * GIB, 197e12, 819e9, 1.5e9, 1600e9 / 8),
     "TPU v5": Chip(95.74 * GIB, 459e12, 2765e9, 1.75e9, 4800e9 / 8),
     "TPU v6 lite": Chip(31.25 * GIB, 918e12, 1640e9, 1.75e9, 3584e9 / 8),

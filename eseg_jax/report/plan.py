@@ -55,7 +55,7 @@ def rows(record: dict) -> dict[str, str]:
         )
         if record["flops_an_image"]:
             found["MFU"] = (
-                f"{100 * record['mfu']:.1f} %: {record['flops_an_image'] / 1e9:.1f} "
+                f"{100 * record['mfu']:.1f} %: {record['flops_an_image'] / 1e9:.4g} "
                 "GFLOP of convolutions an image"
             )
         if record["hours"]:
@@ -107,7 +107,7 @@ def text(record: dict) -> str:
     if record.get("buffers"):
         lines.append("  largest buffers, MiB")
         lines += [
-            f"    {size / 2**20:9.1f}  {shape.split('{')[0]}  {name}"
+            f"    {size / 2**20:9.1f}  {shape.split('{')[0].lstrip('(')}  {name}"
             for size, shape, name in record["buffers"][:5]
         ]
     return "\n".join(lines)

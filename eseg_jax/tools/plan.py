@@ -62,12 +62,6 @@ def with_fields(config: ConfigDict, fields: dict[str, str]) -> ConfigDict:
     return config
 
 
-def fastest(records: list[dict]) -> dict | None:
-    """Of those that fit the one with most images a second; None if none fits."""
-    fitting = [record for record in records if record.get("fits")]
-    return max(fitting, key=lambda x: x["images_per_second"], default=None)
-
-
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; all are --flag=value.")
@@ -92,12 +86,12 @@ def main(argv: list[str]) -> int:
             print(plan_page.text(records[-1]), flush=True)
             # After each, for compiling takes long.
             write_text(out.with_suffix(".json"), json.dumps(records, indent=1) + "\n")
-            page = plan_page.page(records, fastest(records), command)
+            page = plan_page.page(records, planning.fastest(records), command)
             write_text(out.with_suffix(".html"), page)
     except ValueError as error:
         print(f"eseg_jax: {error}", file=sys.stderr)
         return 2
-    best = fastest(records)
+    best = planning.fastest(records)
     if len(records) > 1 and best:
         print(f"Fastest that fits: {plan_page.title(best)}")
     print(f"Written to {out.with_suffix('.json')} and {out.with_suffix('.html')}.")
