@@ -32,14 +32,17 @@ done
 [[ $workdir ]] || { echo "selftrain.sh: --workdir=DIR is missing" >&2 && exit 2; }
 all=("$@")
 
-# The scenes teach little in so few steps: fewer true images leave room for the others.
+# What one stage has compiled, evaluations for one, the next need not compile again.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/compilation_cache}
+
+# Minutes on a CPU: small images, few of them with labels, short runs at one rate.
 small=()
 argument=$data
 if [[ $data == scenes ]]; then
-  small=(--config.model.name=eseg_lite_s --config.dataset.train_images=60 --config.dataset.extra_images=120
-    --config.dataset.eval_images=40 --config.total_steps=150 --config.eval_every=150
-    --config.checkpoint_every=150 --config.optimizer.warmup_steps=10
-    --config.dataset.size='(64,128)' --config.input.crop='(64,128)')
+  small=(--config.model.name=eseg_lite_s --config.optimizer.learning_rate=0.08
+    --config.dataset.size='(64,128)' --config.input.crop='(64,128)'
+    --config.dataset.train_images=60 --config.dataset.extra_images=240
+    --config.total_steps=500 --config.eval_every=500 --config.checkpoint_every=500)
 fi
 
 # stage NAME CONFIG FLAGS…: trains or labels in a folder of the workdir.

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import stat
@@ -126,6 +127,29 @@ def test_dry_run_prints_the_commands_and_runs_none(script, flags, commands, tmp_
         first, _, last = command.partition("* ")
         assert first in output and last in output, output
     assert "scale=" in output
+
+
+def test_dry_runs_page_shows_what_the_scripts_print():
+    blocks = re.findall(
+        r"```\n\$ (launch/(.+?\.sh) .+?)(?<!\\)\n(.*?)```\n",
+        (_LAUNCH / "DRY_RUNS.md").read_text(),
+        re.DOTALL,
+    )
+    shown = {script for _, script, _ in blocks}
+    assert shown == {path.name for path in _LAUNCH.glob("*.sh")} - {
+        "common.sh",
+        "slurm_job.sh",
+    }
+    for command, _, wanted in blocks:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=_ROOT,
+            env={**os.environ, "ESEG_JAX_PYTHON": "python3"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        output = re.sub(r"localhost:\d+", "localhost:PORT", done.stdout)
+        assert output.replace(str(_ROOT), ".") == wanted, command
 
 
 def test_what_a_worker_runs_reaches_python_unchanged(tmp_path):

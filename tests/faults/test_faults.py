@@ -1,53 +1,77 @@
 """Each fault a run may meet, in real processes, with what it says."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
-import threading
 import time
 
 import jax
 import jobs
 import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
-_FLAGS = ("--config.total_steps=6", "--config.eval_every=6")
+# A constant schedule: one compiled program, however long the run.
+_CONSTANT = "--config.optimizer.schedule=constant"
+_FLAGS = ("--config.total_steps=6", "--config.eval_every=6", _CONSTANT)
+_ENDLESS = ("--config.total_steps=100000", "--config.eval_every=100000", _CONSTANT)
 
 
-def _run(folder, *flags, **options):
-    codes, logs = jobs.finish(jobs.start(folder, *flags, **options), seconds=900)
+def _run(folder, *flags, fork=True, **options):
+    process = jobs.start(folder, *flags, fork=fork, **options)
+    codes, logs = jobs.finish(process, seconds=900)
     return codes[0], logs[0]
 
 
-def _wait(process, reached, seconds=600):
+def _wait(process, reached, seconds=900):
     deadline = time.monotonic() + seconds
     while not reached():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, process.log()
         time.sleep(0.05)
+
+
+def _quote(log, *patterns):
+    """Prints the lines that match, for README.md; each pattern must be there."""
+    for pattern in patterns:
+        lines = [line for line in log.splitlines() if re.search(pattern, line)]
+        assert lines, f"no {pattern!r} in:\n{log}"
+        print(f"QUOTE {lines[0]}", flush=True)
+
+
+def _assert_equal(a, b, config, mesh):
+    a, _ = jobs.restore(a, config, mesh)
+    b, _ = jobs.restore(b, config, mesh)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 _SPOILT = (*_FLAGS, "--config.optimizer.learning_rate=inf")  # after the first step
 
 
-def test_loss_that_is_not_finite(tmp_path):
-    code, log = _run(tmp_path, *_SPOILT)
-    assert code == 1 and "is not finite at step 2 (loss=" in log, log
-    assert "grad_norm=" in log and "; its images: train_0" in log
-    assert "Traceback" not in log
+def test_loss_that_is_not_finite(tmp_path, cache):
+    code, log = _run(tmp_path, *_SPOILT, cache=cache)
+    assert code == 1 and "Traceback" not in log, log
+    _quote(log, r"is not finite at step 2 \(loss=.*grad_norm=.*; its images: train_0")
     assert not list((tmp_path / "checkpoints").glob("[2-9]"))  # nothing spoilt is kept
 
 
-def test_skipped_updates_are_counted(tmp_path):
-    code, log = _run(tmp_path, *_SPOILT, "--config.skip_nonfinite=2")
-    assert code == 1 and "is not finite at step 4 (loss=" in log, log
-    assert "2 updates were skipped before, as config.skip_nonfinite allows" in log
+def test_skipped_updates_are_counted(tmp_path, cache):
+    flags = (*_SPOILT, "--config.skip_nonfinite=2")
+    code, log = _run(tmp_path, *flags, cache=cache)
+    assert code == 1, log
+    _quote(
+        log,
+        r"is not finite at step 4 \(loss=.*2 updates were skipped before, as "
+        r"config.skip_nonfinite allows",
+    )
     assert [r["skipped"] for r in jobs.records(tmp_path)] == [0, 1, 2]
 
 
-def test_full_disk(tmp_path, monkeypatch):
+def test_full_disk(tmp_path, cache, monkeypatch):
     # No file may grow beyond 32 KiB: the array data of a checkpoint does.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     popen = subprocess.Popen
@@ -61,67 +85,88 @@ def test_full_disk(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", limited)
-        code, log = _run(tmp_path, *_FLAGS)
+        code, log = _run(tmp_path, *_FLAGS, fork=False)
     assert code == 1, log
-    assert "trying again in 1 s" in log and "trying again in 16 s" in log
-    assert f"cannot be written to {tmp_path}/checkpoints: " in log
-    assert "Free some space or mend the permissions, then run the same command" in log
-    code, log = _run(tmp_path, *_FLAGS)  # with space again
+    _quote(
+        log,
+        "trying again in 1 s",
+        "trying again in 16 s",
+        f"cannot be written to {tmp_path}/checkpoints: .*Free some space or mend the "
+        "permissions, then run the same command",
+    )
+    code, log = _run(tmp_path, *_FLAGS, cache=cache)  # with space again
     assert code == 0 and jobs.last_step(tmp_path) == 6, log
 
 
-def test_corrupt_checkpoint(tmp_path, tiny_config, mesh):
+def test_unwritable_workdir(tmp_path, cache):
+    (tmp_path / "file").write_text("")
+    code, log = _run(tmp_path / "file" / "run", *_FLAGS, cache=cache)
+    assert code == 1 and "Traceback" not in log, log
+    _quote(log, "The workdir .*/file/run cannot be written .*; choose another")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
+def test_corrupt_checkpoint(tmp_path, tiny_config, mesh, cache, damage):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = ("--config.total_steps=8", "--config.optimizer.schedule=constant")
-    code, log = _run(whole, *more)
+    longer = (*_FLAGS, "--config.total_steps=8")
+    code, log = _run(whole, *longer, cache=cache)
     assert code == 0, log
-    code, log = _run(broken, *_FLAGS, more[1])
+    code, log = _run(broken, *_FLAGS, cache=cache)
     assert code == 0, log
-    for path in (broken / "checkpoints" / "6" / "state").rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    code, log = _run(broken, *more)
+    folder = broken / "checkpoints" / "6" / "state"
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        data = bytearray(path.read_bytes())
+        if damage == "missing":
+            path.unlink()
+        elif len(data) > 1000 and damage == "cut":
+            path.write_bytes(data[: len(data) // 2])
+        elif len(data) > 1000:
+            data[len(data) // 2] ^= 64
+            path.write_bytes(data)
+    code, log = _run(broken, *longer, cache=cache)
     assert code == 0, log
-    assert f"{broken}/checkpoints/6 is broken: " in log
-    assert f"{broken}/checkpoints/4 is used instead" in log
+    _quote(
+        log,
+        f"{broken}/checkpoints/6 is broken: ",
+        f"{broken}/checkpoints/4 is used instead",
+        "Checkpoint 6 was moved to ",
+    )
     tiny_config.total_steps = 8
     tiny_config.optimizer.schedule = "constant"
-    a, _ = jobs.restore(whole, tiny_config, mesh)
-    b, _ = jobs.restore(broken, tiny_config, mesh)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    _assert_equal(whole, broken, tiny_config, mesh)
+    assert (whole / "metrics.jsonl").read_bytes() == (
+        broken / "metrics.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
     "fault, lost", [("SIGKILL", 0), ("SIGKILL", 1), ("SIGSTOP", 1)]
 )
-def test_lost_host(tmp_path, fault, lost):
+def test_lost_host(tmp_path, cache, fault, lost):
     """The other process stops within a minute; a lone one goes on with the run."""
     one, two, port = tmp_path / "one", tmp_path / "two", jobs.free_port()
-    endless = "--config.total_steps=100000", "--config.eval_every=100000"
-    endless = (*endless, "--config.optimizer.schedule=constant")
-    job = [
-        jobs.start(two, *endless, "--config.stuck_after=5", process=(i, 2), port=port)
-        for i in range(2)
-    ]
+    flags = (*_ENDLESS, "--config.stuck_after=5")
+    options = {"port": port, "cache": cache, "fork": True}
+    job = [jobs.start(two, *flags, process=(i, 2), **options) for i in range(2)]
     _wait(job[0], lambda: jobs.last_step(two) >= 5)
     job[lost].send_signal(getattr(signal, fault))
     start = time.monotonic()
     other = job[1 - lost]
-    log = other.communicate(timeout=120)[0]
-    assert other.returncode != 0
-    assert time.monotonic() - start < 60, log
-    assert "another of the job" in log or "distributed service" in log, log
-    print(log[-2000:])
+    log, _ = other.communicate(timeout=120)
+    seconds = time.monotonic() - start
+    assert other.returncode != 0 and seconds < 60, log
+    print(f"QUOTE {fault} of process {lost}: the other stopped after {seconds:.0f} s")
+    _quote(log, "another of the job, or|distributed service detected")
+    if (fault, lost) != ("SIGKILL", 1):
+        return
 
     # From fewer processes: the same images in the same order.
     saved = max(
         int(p.name) for p in (two / "checkpoints").glob("*") if p.name.isdigit()
     )
-    total = f"--config.total_steps={saved + 2}"
-    flags = (total, "--config.eval_every=100000", endless[2])
+    flags = (*_ENDLESS, f"--config.total_steps={saved + 2}")
     for folder in (one, two):
-        code, log = _run(folder, *flags)
+        code, log = _run(folder, *flags, cache=cache)
         assert code == 0, log
     a, b = ([r["loss"] for r in jobs.records(x) if "loss" in r] for x in (one, two))
     assert len(a) == len(b) == saved + 2
@@ -130,10 +175,8 @@ def test_lost_host(tmp_path, fault, lost):
     np.testing.assert_allclose(a, b, rtol=1e-2)
 
 
-def test_hung_input(tmp_path):
+def test_hung_input(tmp_path, cache):
     """A file that never ends, as on a network disk that is gone."""
-    from PIL import Image
-
     root = tmp_path / "camvid"
     for split in ("train", "val"):
         lines = []
@@ -147,13 +190,8 @@ def test_hung_input(tmp_path):
     (root / "train" / "5.png").unlink()
     os.mkfifo(root / "train" / "5.png")
     flags = ("--config.dataset.name=camvid", f"--config.dataset.root={root}")
-    process = jobs.start(tmp_path / "run", *flags, "--config.stuck_after=3")
-    limit = threading.Timer(600, process.kill)
-    limit.start()
-    log = ""
-    for line in process.stdout:
-        log += line
-        if "watchdog: no batch for" in line:
-            break
-    limit.cancel()
-    assert f"waiting for the input of step 0, which reads camvid train {root}" in log
+    flags = (*flags, "--config.stuck_after=3")
+    process = jobs.start(tmp_path / "run", *flags, cache=cache, fork=True)
+    stuck = f"no batch for .* which reads camvid train {root}"
+    _wait(process, lambda: re.search(stuck, process.log()))
+    _quote(process.log(), stuck)
