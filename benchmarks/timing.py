@@ -27,7 +27,7 @@ def start(script, python, library, keep_pages):
             **os.environ,
             **(keep if keep_pages else {}),
             "PYTHONPATH": os.path.dirname(os.path.dirname(script)),
-            "JAX_PLATFORMS": "cpu",
+            "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
         },
     )
 
@@ -38,17 +38,20 @@ def stop(workers):
         worker.wait()
 
 
-def work(make):
-    """Answers each case on stdin with {name: [milliseconds, milliseconds]}.
+def work(make, timed=None):
+    """Answers each case on stdin with {name: [milliseconds, …]}, one for each call.
 
     Args:
-      make: case -> {name: (forward, forward and backward)}, functions of nothing.
+      make: case -> {name: (call, …)}, functions of nothing, such as forward and
+        forward and backward.
+      timed: call -> milliseconds; None is the fastest of three.
     """
+    timed = timed or _fastest
     current, calls = None, {}
     for line in sys.stdin:
         if line != current:
             current, calls = line, make(json.loads(line))
-        times = {name: [_fastest(call) for call in calls[name]] for name in calls}
+        times = {name: [timed(call) for call in calls[name]] for name in calls}
         print(json.dumps(times), flush=True)
 
 
@@ -64,7 +67,7 @@ def _fastest(call):
 
 
 def measure(workers, case, rounds):
-    """{name: [(forward, both), …]} in milliseconds, a pair for each round."""
+    """{name: [[milliseconds, …], …]}: what each round measured of each call."""
     times = {}
     for _ in range(rounds + 1):
         for worker in workers:

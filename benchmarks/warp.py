@@ -1,10 +1,13 @@
-"""Times `bilinear_warp` beside PyTorch's `grid_sample` on this machine's CPU.
+"""Times `bilinear_warp` beside PyTorch's `grid_sample`.
 
   python benchmarks/warp.py --torch_python=/path/to/venv/bin/python
+  JAX_PLATFORMS=cuda python benchmarks/warp.py --torch_python=… --dtype=bfloat16
 
 PyTorch lives in an environment of its own (`pip install torch==2.13.0 numpy`). Each
 library runs in a process of its own, and the two take turns, so that neither disturbs
-the other and a busy machine slows both. Prints a table in Markdown.
+the other and a busy machine slows both. Prints a table in Markdown. Without
+JAX_PLATFORMS it is about this machine's CPU. Of bfloat16 features PyTorch samples a
+float32 copy, as its autocast does: a bfloat16 grid would resolve one or two pixels.
 
 The C library hands arrays of more than 32 MB back to the system when they are freed, so
 that each call pays for fresh pages again, whatever it computes. A run of this library
@@ -45,13 +48,15 @@ def inputs(shape):
     return [array.astype(np.float32) for array in (features, grid, cotangent)]
 
 
-def jax_calls(shape):
+def jax_calls(case):
     """{name: (forward, forward and backward)} of this library."""
+    shape, dtype = case
     import jax
 
     from eseg_jax.ops.warp import bilinear_warp, bilinear_warp_reference
 
     features, grid, cotangent = map(jax.numpy.asarray, inputs(shape))
+    features, cotangent = features.astype(dtype), cotangent.astype(dtype)
 
     def calls(warp):
         def both(features, grid, cotangent):
@@ -70,29 +75,45 @@ def jax_calls(shape):
     }
 
 
-def torch_calls(shape):
+def torch_calls(case):
     """{name: (forward, forward and backward)} of PyTorch, in both memory formats."""
     import torch
+
+    shape, dtype = case
+    dtype = getattr(torch, dtype)
+    device = "cpu" if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu" else "cuda"
 
     def calls(memory_format):
         features, grid, cotangent = map(torch.from_numpy, inputs(shape))
         features, cotangent = (
-            x.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+            x.permute(0, 3, 1, 2)
+            .to(device, dtype)
+            .contiguous(memory_format=memory_format)
             for x in (features, cotangent)
         )
+        grid = grid.to(device)
         features.requires_grad_()
         grid.requires_grad_()
 
         def sample():
-            return torch.nn.functional.grid_sample(features, grid, align_corners=True)
+            output = torch.nn.functional.grid_sample(
+                features.float(), grid, align_corners=True
+            )
+            return output.to(dtype)
+
+        def finished(result):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return result
 
         def forward():
             with torch.no_grad():
-                return sample()
+                return finished(sample())
 
         def both():
             output = sample()
-            return output, torch.autograd.grad(output, (features, grid), cotangent)
+            gradients = torch.autograd.grad(output, (features, grid), cotangent)
+            return finished((output, gradients))
 
         return forward, both
 
@@ -107,6 +128,9 @@ def main():
     parser.add_argument("--torch_python", help="interpreter that has PyTorch")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--keep_pages", action="store_true", help="see above")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="features"
+    )
     parser.add_argument("--quick", action="store_true", help="one tiny shape")
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -118,12 +142,14 @@ def main():
         workers.append(
             timing.start(__file__, args.torch_python, "torch", args.keep_pages)
         )
-    print(f"{platform.machine()}, {os.cpu_count()} cores; median (least) of")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {args.dtype}; median (least) of"
+    )
     print(f"{args.rounds} rounds, milliseconds; ratio to the faster PyTorch.\n")
     print("| n, c, h, w | | forward | ratio | forward + backward | ratio |")
     print("|---|---|---|---|---|---|")
     for shape in QUICK if args.quick else SHAPES:
-        times = timing.measure(workers, shape, args.rounds)
+        times = timing.measure(workers, (shape, args.dtype), args.rounds)
         median = {
             name: [statistics.median(column) for column in zip(*pairs, strict=True)]
             for name, pairs in times.items()

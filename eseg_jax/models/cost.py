@@ -57,6 +57,48 @@ class Cost:
     parts: dict[str, tuple[int, int]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What one convolution costs for one image.
+
+    Attributes:
+      macs: multiply-adds.
+      activations: numbers of its input and its output.
+      weights: numbers of its kernel.
+    """
+
+    macs: int
+    activations: int
+    weights: int
+
+
+def layers(
+    name: str, size: tuple[int, int], num_classes: int = 19, **options
+) -> dict[str, Layer]:
+    """Every convolution of a variant of `models.names()` in inference, by its path."""
+    model = models.create(name, num_classes, **options)
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    variables = jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), x, train=False), images
+    )
+    found = {}
+
+    def note(call, args, kwargs, context):
+        output, module = call(*args, **kwargs), context.module
+        if isinstance(module, Conv | GroupedConv):
+            kernel = module.get_variable("params", "kernel")
+            found["/".join(module.path)] = Layer(
+                output.size * math.prod(kernel.shape[:-1]),
+                args[0].size + output.size,
+                kernel.size,
+            )
+        return output
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
+    return found
+
+
 def count(
     name: str,
     size: tuple[int, int] | None = None,

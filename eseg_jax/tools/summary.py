@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("names", nargs="*", help="models or patterns; all without any")
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="of the image; default: the paper's"
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="of the image; default: the paper's",
     )
     parser.add_argument("--classes", type=int, default=_CLASSES, help="of the logits")
     parser.add_argument(
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.classes < 1:
         parser.error(f"--classes={args.classes} must be 1 or more.")
     try:
-        names = [name for pattern in args.names for name in _matching(pattern)]
+        names = [name for pattern in args.names for name in matching(pattern)]
     except ValueError as error:  # stops before the first count
         parser.error(str(error))
     rows = (
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         _print_table(rows)
 
 
-def _matching(pattern: str) -> list[str]:
+def matching(pattern: str) -> list[str]:
     """The names that a pattern matches; ValueError if there are none."""
     found = fnmatch.filter(models.names(), pattern)
     if not found:
@@ -71,7 +74,8 @@ def _matching(pattern: str) -> list[str]:
     return found
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of "HxW", for argparse."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not match:
         raise argparse.ArgumentTypeError(
