@@ -21,6 +21,7 @@ from eseg_jax.metrics import (
     confusion_matrix,
     top_counts,
 )
+from eseg_jax.ops.most_likely import most_likely
 from eseg_jax.ops.resize_inside import resize_inside
 from eseg_jax.protocols import SINGLE, Protocol
 from eseg_jax.state import TrainState
@@ -193,7 +194,7 @@ def make_label_step(
             logits = resize_inside(logits, full, sizes)
         log_p = jnp.max(logits, -1) - jax.nn.logsumexp(logits, axis=-1)
         return {
-            "argmax": jnp.argmax(logits, axis=-1).astype(jnp.uint8),
+            "argmax": most_likely(logits),
             "confidence": jnp.floor(255 * jnp.exp(log_p) + 0.5).astype(jnp.uint8),
         }
 
@@ -221,7 +222,7 @@ def make_eval_step(
 
     @jax.jit
     def count(labels, logits):
-        predictions = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+        predictions = most_likely(logits)
         each = jax.vmap(lambda *pair: confusion_matrix(*pair, num_classes))(
             labels, predictions
         )

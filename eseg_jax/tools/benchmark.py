@@ -40,6 +40,7 @@ import numpy as np
 from eseg_jax import job, models
 from eseg_jax.models import cost
 from eseg_jax.models.folding import fold
+from eseg_jax.ops.most_likely import most_likely
 from eseg_jax.state import init_variables
 from eseg_jax.tools.summary import matching, parse_size
 from eseg_jax.tools.terminal import progress
@@ -135,7 +136,7 @@ def prepare_jax(name: str, protocol: Protocol, **options) -> Prepared:
         if protocol.end == "logits":
             return logits
         logits = models.enlarge(model)(logits, protocol.size)
-        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+        return most_likely(logits)
 
     # On the device, so that a call copies nothing.
     variables, images = jax.device_put((variables, _images(protocol)))
