@@ -1,13 +1,14 @@
 """Does self-training pay? Teacher, student and baseline on CamVid, several seeds.
 
-    python benchmarks/selftrain.py --workdir=DIR --camvid=FOLDER [--steps=2400] …
+    python benchmarks/selftrain.py --workdir=DIR --camvid=FOLDER [--steps=400] …
 
 FOLDER is CamVid in SegNet's layout. A quarter of the 367 training images (92, every
 fourth) keeps its labels; the other 275 count as unlabelled. For each seed
 
-    teacher   is trained on the 92,
-    student   goes on from it, as long again, with the 92 and the teacher's
-              pseudo-labels of the 275, half and half,
+    teacher   is trained on the 92, in --cycles runs of --steps that each go on from the
+              one before,
+    student   goes on from it for --steps, with the 92 and the teacher's pseudo-labels
+              of the 275, half and half,
     baseline  goes on from it, as long and with as large batches, with the 92 alone.
 
 Each is evaluated on val and test by its last weights. The same command resumes. At the
@@ -35,7 +36,8 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--camvid", type=pathlib.Path, required=True)
     parser.add_argument("--config", default="configs/eseg_lite_s.py:camvid")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--cycles", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("rest", nargs="*", help="-- --config.FIELD=VALUE …")
@@ -47,7 +49,11 @@ def main() -> None:
         common = [f"--config.seed={seed}", f"--config.total_steps={args.steps}"]
         common += [f"--config.checkpoint_every={args.steps}", *args.rest]
         on_few = [*common, f"--config.dataset.root={few}"]
-        _main(args, folders["teacher"], *on_few)
+        start = []
+        for cycle in range(args.cycles - 1, -1, -1):
+            folder = args.workdir / f"teacher{seed}{f'_{cycle}' if cycle else ''}"
+            _main(args, folder, *on_few, *start)
+            start = [f"--config.init_from={folder}", "--config.init_part=all"]
         labels = folders["teacher"] / "pseudo" / "train"
         _main(
             args,
@@ -59,7 +65,6 @@ def main() -> None:
             f"--config.pseudo.output={labels}",
         )
         pseudo = [f"--config.dataset.pseudo={labels}"]
-        start = [f"--config.init_from={folders['teacher']}", "--config.init_part=all"]
         _main(args, folders["student"], *on_few, *start, *pseudo)
         _main(args, folders["baseline"], *on_few, *start)
         for kind in _KINDS:
@@ -99,7 +104,8 @@ def _main(args, folder: pathlib.Path, *flags: str) -> None:
 def _table(args) -> None:
     """Writes the table of what is evaluated so far."""
     lines = [
-        f"{args.config}, {args.steps} steps, threshold {args.threshold}; mIoU in %",
+        f"{args.config}, {args.cycles} cycles of {args.steps} steps, threshold "
+        f"{args.threshold}; mIoU in %",
         "",
         "| | " + " | ".join(_SPLITS) + " | seeds |",
         "|---|---|---|---|",
