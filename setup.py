@@ -21,6 +21,13 @@ LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 ISAL = "platform_machine in 'x86_64 AMD64 aarch64 arm64'"
 OTHERS = "platform_system != 'Linux' or platform_machine != 'x86_64'"
 
+# To write ONNX, and to run ONNX and LiteRT files.
+EXPORT = [
+    "ai-edge-litert>=2.0,<3",
+    "onnx>=1.17,<2",
+    "onnxruntime>=1.20,<2",
+]
+
 setuptools.setup(
     name="eseg_jax",
     version=VERSION,
@@ -53,10 +60,11 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
-        "export": ["jax2onnx>=0.10,<1", "onnxruntime>=1.20,<2"],
+        "export": EXPORT,
         "convert": ["safetensors>=0.5,<1", "torch>=2.5,<3"],
         "video": ["imageio-ffmpeg>=0.6,<1"],
         "test": [
+            *EXPORT,
             "cityscapesscripts>=2.2,<3",
             "imageio-ffmpeg>=0.6,<1",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",

@@ -7,8 +7,9 @@ def load(path, *, weights: str = "ema", **protocol):
     """Loads a trained network: `eseg_jax.load(path)(image)` is its `Segmentation`.
 
     Args:
-      path: a run's workdir (its latest checkpoint), or a folder `checkpoints/STEP`.
-      weights: "ema", the moving averages, or "raw".
+      path: a run's workdir (its latest checkpoint), a folder `checkpoints/STEP`, or a
+        file of tools.export (ONNX, LiteRT, StableHLO, the folder of a SavedModel).
+      weights: "ema", the moving averages, or "raw"; an export has its own.
       **protocol: fields of `eseg_jax.protocols.Protocol`, such as scales=(0.5, 1, 2),
         flip=True; those of the configuration's `eval` by default.
 

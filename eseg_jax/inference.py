@@ -1,4 +1,4 @@
-"""From a checkpoint to the labels of an image: what `eseg_jax.load` returns."""
+"""From a checkpoint or an export to the labels of an image: `eseg_jax.load`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from PIL import Image, ImageOps
 
 from eseg_jax import checkpoint, input, models, protocols, state, steps
 from eseg_jax.evaluate import create_model
+from eseg_jax.export import compare
+from eseg_jax.export.runtimes import Exported, find_format
+from eseg_jax.ops import resize_bilinear, resize_nearest
+from eseg_jax.ops.resize_corners import resize_align_corners
 from eseg_jax.protocols import Protocol
 from eseg_jax.report import panels
 
@@ -28,14 +32,14 @@ class Segmentation:
     Attributes:
       image: uint8 [h, w, 3], RGB.
       labels: uint8 [h, w] of train ids, 0 to len(class_names) - 1.
-      logits: float32 [h, w, c], on the device.
+      logits: float32 [h, w, c], on the device; None from an export that gives labels.
       class_names: c names.
       colours: uint8 [c, 3], RGB.
     """
 
     image: np.ndarray
     labels: np.ndarray
-    logits: jax.Array
+    logits: jax.Array | None
     class_names: tuple[str, ...]
     colours: np.ndarray
 
@@ -46,12 +50,20 @@ class Segmentation:
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
         """float32 [h, w, c], summing to one in every pixel."""
-        return np.asarray(_softmax(self.logits))
+        return np.asarray(_softmax(self._known_logits()))
 
     @functools.cached_property
     def confidence(self) -> np.ndarray:
         """float32 [h, w]: the probability of each pixel's label."""
-        return np.asarray(_confidence(self.logits))
+        return np.asarray(_confidence(self._known_logits()))
+
+    def _known_logits(self) -> jax.Array:
+        if self.logits is None:
+            raise ValueError(
+                "This export gives labels alone; export without --argmax for "
+                "probabilities."
+            )
+        return self.logits
 
     def colour(self) -> np.ndarray:
         """The labels in the dataset's colours, uint8 [h, w, 3]."""
@@ -145,11 +157,55 @@ class Predictor:
 _labels = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
 
 
-def load_network(path: str | os.PathLike, weights: str) -> Network:
-    """The network of a run or of one of its checkpoints, with its "ema" or "raw"."""
+class ExportedPredictor:
+    """A `Predictor` of a file of tools.export, run by the file's own runtime.
+
+    Images are resized to the size it was exported for, and its logits back. Its
+    `checkpoint` is that file.
+    """
+
+    has_views = False
+
+    def __init__(self, path: str | os.PathLike):
+        self._exported = Exported(path)
+        meta = self._exported.meta
+        self.checkpoint = epath.Path(path)
+        self.config = ConfigDict({"model": {"name": meta["model"]}})
+        self.protocol = Protocol(size=tuple(meta["size"]))
+        self.class_names = tuple(meta["class_names"])
+        self.colours = np.asarray(meta["colours"], np.uint8)
+        aligned = meta["align_corners"]
+        self._enlarge = resize_align_corners if aligned else resize_bilinear
+
+    def __call__(self, image: np.ndarray | str | os.PathLike) -> Segmentation:
+        """Segments an image, as `Predictor` does."""
+        image = read_image(image)
+        size, classes = image.shape[:2], (self.class_names, self.colours)
+        found = self._exported(compare.resized(image, self.protocol.size)[None])
+        if self._exported.gives_labels:
+            found = resize_nearest(jnp.asarray(found[..., None], jnp.float32), size)
+            labels = np.asarray(found[0, ..., 0], np.uint8)
+            return Segmentation(image, labels, None, *classes)
+        logits = self._enlarge(jnp.asarray(found), size)[0]
+        return Segmentation(image, np.asarray(_labels(logits)), logits, *classes)
+
+    def views(self, image: np.ndarray) -> dict:
+        """Refuses: an export holds nothing but its result."""
+        del image
+        raise ValueError(f"{self.checkpoint} shows no flow; a checkpoint does.")
+
+
+def load_network(
+    path: str | os.PathLike, weights: str, dtype: str | None = None
+) -> Network:
+    """The network of a run or of one of its checkpoints, with its "ema" or "raw".
+
+    It computes in `dtype`, by default in that of the configuration.
+    """
     folder = checkpoint.find(path)
     meta = checkpoint.read_meta(folder)
     config = ConfigDict(json.loads(meta["config"]))
+    config.dtype = dtype or config.dtype
     if input.is_classification(config):
         raise ValueError(
             f"{folder} holds a classifier of whole images; eseg_jax.load is for "
@@ -167,7 +223,9 @@ def load_network(path: str | os.PathLike, weights: str) -> Network:
     return Network(model, variables, config, folder, tuple(names), colours)
 
 
-def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predictor:
+def load(
+    path: str | os.PathLike, *, weights: str = "ema", **protocol
+) -> Predictor | ExportedPredictor:
     """Loads a trained network; see `eseg_jax.load`."""
     unknown = protocol.keys() - {field.name for field in dataclasses.fields(Protocol)}
     if unknown:
@@ -175,6 +233,13 @@ def load(path: str | os.PathLike, *, weights: str = "ema", **protocol) -> Predic
             f"eseg_jax.load has no option {sorted(unknown)[0]}; its options are "
             f"weights, {', '.join(f.name for f in dataclasses.fields(Protocol))}."
         )
+    if find_format(path):
+        if protocol:
+            raise ValueError(
+                f"{path} is an export, which takes an image as it is; "
+                f"{', '.join(protocol)} need the checkpoint."
+            )
+        return ExportedPredictor(path)
     network = load_network(path, weights)
     fields = dict(network.config.get("eval", {})) | protocol
     return Predictor(network, protocols.from_config(fields))

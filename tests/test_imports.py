@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS = [
     {"main", "planning"},
     {"train", "evaluate", "pseudo_label", "inference"},
-    {"init_from"},
+    {"init_from", "export"},
     {"steps", "checkpoint", "reporting", "input", "sharding"},
     {
         "state",
@@ -45,7 +45,7 @@ OWNERS = {
     # Its checkpoints are read by TensorFlow alone, inside one function.
     "tensorflow": (
         "eseg_jax/input/",
-        "eseg_jax/tools/export.py",
+        "eseg_jax/export/",
         "eseg_jax/models/weight_files.py",
     ),
     "orbax": ("eseg_jax/checkpoint.py",),

@@ -32,6 +32,7 @@ from eseg_jax.models.layers import (
     classifier,
 )
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
+from eseg_jax.ops.conv import grouped_pointwise
 from eseg_jax.ops.resize import resize_bilinear
 
 # VoVNet-19-slim: the width inside a stage's module, and of its output.
@@ -324,7 +325,8 @@ class ECA(nn.Module):
         mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
         mean = jnp.pad(mean, ((0, 0), (0, 0), (0, 0), (1, 1)))
         c = x.shape[-1]
-        gate = sum(kernel[i, 0, 0] * mean[..., i : i + c] for i in range(3))
+        taps = [jax.lax.slice_in_dim(mean, i, i + c, axis=-1) for i in range(3)]
+        gate = sum(kernel[i, 0, 0] * tap for i, tap in enumerate(taps))
         return x * nn.sigmoid(gate).astype(x.dtype)
 
 
@@ -411,18 +413,15 @@ class GroupedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        g, dtype = self.groups, self.style.dtype
+        c, dtype = x.shape[-1], self.style.dtype
         kernel = self.param(
-            "kernel", self.style.kernel_init, (1, 1, c // g, self.features), jnp.float32
+            "kernel",
+            self.style.kernel_init,
+            (1, 1, c // self.groups, self.features),
+            jnp.float32,
         )
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = jnp.einsum(
-            "nhwgi,igo->nhwgo",
-            x.astype(dtype).reshape(n, h, w, g, c // g),
-            kernel.astype(dtype).reshape(c // g, g, self.features // g),
-        )
-        y = y.reshape(n, h, w, self.features)
+        y = grouped_pointwise(x.astype(dtype), kernel.astype(dtype), groups=self.groups)
         return y + bias.astype(dtype).reshape(1, 1, 1, -1)
 
 

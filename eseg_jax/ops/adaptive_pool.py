@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eseg_jax.ops.operation import operation
 
+
+@operation
 def adaptive_avg_pool(x: jax.Array, bins: int) -> jax.Array:
     """Averages images `[n,h,w,c]` over a grid of bins, PyTorch's AdaptiveAvgPool2d.
 
@@ -20,14 +23,14 @@ def adaptive_avg_pool(x: jax.Array, bins: int) -> jax.Array:
     Returns:
       `[n,bins,bins,c]` in the dtype of x.
     """
-    rows, columns = (_averages(size, bins) for size in x.shape[1:3])
+    rows, columns = (bin_averages(size, bins) for size in x.shape[1:3])
     x32 = x.astype(jnp.float32)
     y = jnp.einsum("ph,nhwc->npwc", rows, x32, precision="highest")
     y = jnp.einsum("qw,npwc->npqc", columns, y, precision="highest")
     return y.astype(x.dtype)
 
 
-def _averages(size: int, bins: int) -> np.ndarray:
+def bin_averages(size: int, bins: int) -> np.ndarray:
     """The matrix [bins, size] whose rows average the pixels of a bin."""
     i, pixel = np.arange(bins)[:, None], np.arange(size)[None]
     inside = (pixel >= i * size // bins) & (pixel < -(-(i + 1) * size // bins))

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import Padding, out_size, pad, pad_pairs, tap
 
 
+@operation
 def conv(
     x: jax.Array,
     kernel: jax.Array,
@@ -45,6 +47,28 @@ def conv(
     # im2col, a product for every tap, and phases of a strided gradient gain nothing
     # on CPU (benchmarks/ops.py).
     return conv_reference(x, kernel, strides=strides, padding=pads, dilation=dilation)
+
+
+@operation
+def grouped_pointwise(x: jax.Array, kernel: jax.Array, *, groups: int) -> jax.Array:
+    """A 1x1 convolution of each of `groups` runs of channels by itself.
+
+    Args:
+      x: `[n,h,w,i]`, any float dtype.
+      kernel: `[1,1,i/groups,o]`, dtype of x; output channels group after group.
+      groups: a divisor of i and o.
+
+    Returns:
+      `[n,h,w,o]`, dtype of x.
+    """
+    n, h, w, c = x.shape
+    out = kernel.shape[-1]
+    y = jnp.einsum(
+        "nhwgi,igo->nhwgo",
+        x.reshape(n, h, w, groups, c // groups),
+        kernel.reshape(c // groups, groups, out // groups),
+    )
+    return y.reshape(n, h, w, out)
 
 
 def conv_reference(x, kernel, *, strides=(1, 1), padding="SAME", dilation=(1, 1)):

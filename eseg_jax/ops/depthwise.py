@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import (
     Padding,
     collect,
@@ -23,6 +24,7 @@ from eseg_jax.ops.windows import (
 )
 
 
+@operation
 def depthwise_conv(
     x: jax.Array,
     kernel: jax.Array,

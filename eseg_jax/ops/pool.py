@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from eseg_jax.ops.depthwise import depthwise_conv
+from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import (
     Padding,
     collect,
@@ -20,6 +21,7 @@ from eseg_jax.ops.windows import (
 )
 
 
+@operation
 def max_pool(
     x: jax.Array,
     *,
@@ -54,6 +56,7 @@ def max_pool_reference(x, *, window=(3, 3), strides=(2, 2), padding="SAME"):
     )
 
 
+@operation
 def avg_pool(
     x: jax.Array,
     *,

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import sum_type
 
 
+@operation
 def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """Resizes images by bilinear interpolation.
 
@@ -35,6 +37,7 @@ def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
     return _resize_by(_bilinear, x, size)
 
 
+@operation
 def resize_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """Resizes images to the nearest pixel.
 

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from eseg_jax.ops.operation import operation
 from eseg_jax.ops.resize import _jit_resize
 
 
+@operation
 def resize_align_corners(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """Resizes images by bilinear interpolation, corner pixels onto corner pixels.
 

@@ -10,6 +10,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import AxisType, PartitionSpec
 
 from eseg_jax.ops import warp_tpu
+from eseg_jax.ops.operation import operation
 
 # XLA's CPU compiler makes one machine function of a call that is marked so. It starts
 # a task for every operation of every trip of a loop otherwise, which at 64 channels
@@ -17,6 +18,7 @@ from eseg_jax.ops import warp_tpu
 _ONE_FUNCTION = {"inlineable": "false", "xla_cpu_small_call": "true"}
 
 
+@operation
 def bilinear_warp(
     features: jax.Array,
     grid: jax.Array,

@@ -2,10 +2,10 @@
 
     python -m eseg_jax.tools.predict WORKDIR INPUT… --out=DIR
 
-WORKDIR is a run's folder or one of its checkpoints. An INPUT is an image, a folder of
-images, a quoted pattern such as 'frames/*.jpg', a video, or the number of a camera. Of
-images DIR gets a folder for each kind of `--save`, named as the images are; of a video
-an MP4 for each kind:
+WORKDIR is a run's folder, one of its checkpoints or a file of tools.export. An INPUT
+is an image, a folder of images, a quoted pattern such as 'frames/*.jpg', a video, or
+the number of a camera. Of images DIR gets a folder for each kind of `--save`, named as
+the images are; of a video an MP4 for each kind:
 
     labels      train ids, 8-bit grey
     color       the classes' colours
