@@ -152,6 +152,8 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
             # A program is compiled for each size of image, the sides rounded up to a
             # multiple of this; 1 keeps them, 0 is 1 or, if they have many sizes, 64.
             "size_step": 0,
+            # Above 0: images and answers go to TFRecord shards of so many images.
+            "shard_images": 0,
         }
     )
     config.log_every = 50

@@ -202,6 +202,7 @@ def validate(config: ConfigDict) -> None:
         ("top_fraction", lambda x: 0 < x <= 1, "is a share of the pixels in (0, 1]"),
         ("batch_size", lambda x: x >= 1, "must be at least 1"),
         ("size_step", lambda x: x >= 0, "must not be negative"),
+        ("shard_images", lambda x: x >= 0, "must not be negative"),
     ):
         value = config.pseudo[field]
         check(ok(value), f"pseudo.{field}", value, rule)

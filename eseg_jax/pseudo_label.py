@@ -71,19 +71,24 @@ def pseudo_label(config: ConfigDict, workdir: str) -> dict[str, Any]:
     done = {name for name, record in records.items() if "broken" not in record}
     devices = jax.local_devices()
     batch_size = options.batch_size * len(devices)
-    units = [
-        unit
-        for unit in _chunks(items, batch_size * _UNIT)[index::count]
+    units = _chunks(items, options.shard_images or batch_size * _UNIT)
+    units = {
+        number: unit
+        for number, unit in list(enumerate(units))[index::count]
         if not done.issuperset(item.name for item in unit)
-    ]
-    left = sum(map(len, units))
+    }
+    left = sum(map(len, units.values()))
     _logger.info("%d images to label in %s, %d of them here.", len(items), out, left)
 
     # ---- Read, predict, write --------------------------------------------------
     predict = _predictor(network, protocol, size_step, devices)
     with concurrent.futures.ThreadPoolExecutor(output.THREADS) as pool:
-        results = _label(units, batch_size, size_step, predict, pool)
-        for record in _progress(output.write_files(out, results, levels, pool), left):
+        results = _label(units.values(), batch_size, size_step, predict, pool)
+        if options.shard_images:
+            records = output.write_shards(out, results, levels, pool, units)
+        else:
+            records = output.write_files(out, results, levels, pool)
+        for record in _progress(records, left):
             manifest.write(output.line(record))
     manifest.flush(force=True)
 
@@ -121,6 +126,7 @@ def _settings(config, network, what, root, protocol, size_step) -> dict[str, Any
         "threshold": options.threshold,
         "class_thresholds": list(options.class_thresholds),
         "top_fraction": options.top_fraction,
+        "shard_images": options.shard_images,
     }
 
 
@@ -154,25 +160,28 @@ def _fingerprint(variables) -> str:
 
 
 def _label(units, batch_size: int, size_step: int, predict, pool) -> Iterator[tuple]:
-    """(item, image, (argmax, confidence)), or (item, None, what is wrong with it).
+    """(item, data, (argmax, confidence)), or (item, None, what is wrong with it).
 
-    The next unit is read while this one is on the device, and the next batch is given
-    to the device before the last one is fetched.
+    `data` is what the item's `load` returned. The next images are read while these are
+    on the device, and the next batch is given to the device before the last one is
+    fetched.
     """
     running: collections.deque = collections.deque()
-    for unit in _read_ahead(units, pool):
+    few = [part for unit in units for part in _chunks(unit, batch_size * _UNIT)]
+    for part in _read_ahead(few, pool):
         groups: dict[tuple, list] = {}
-        for item, image in unit:
-            if isinstance(image, str):
-                yield item, None, image
+        for item, found in part:
+            if isinstance(found, str):
+                yield item, None, found
                 continue
+            data, image = found
             size = tuple(-(-side // size_step) * size_step for side in image.shape[:2])
-            groups.setdefault(size, []).append((item, image))
+            groups.setdefault(size, []).append((item, data, image))
         for size, members in groups.items():
             for batch in _chunks(members, batch_size):
                 images = np.zeros((batch_size, *size, 3), np.uint8)
                 sizes = np.full((batch_size, 2), size, np.int32)
-                for row, (_, image) in enumerate(batch):
+                for row, (_, _, image) in enumerate(batch):
                     images[row, : image.shape[0], : image.shape[1]] = image
                     sizes[row] = image.shape[:2]
                 running.append((batch, predict(images, sizes)))
@@ -184,19 +193,19 @@ def _label(units, batch_size: int, size_step: int, predict, pool) -> Iterator[tu
 
 def _fetch(batch, found) -> Iterator[tuple]:
     argmax, confidence = map(np.asarray, (found["argmax"], found["confidence"]))
-    for row, (item, image) in enumerate(batch):
+    for row, (item, data, image) in enumerate(batch):
         part = (row, *map(slice, image.shape[:2]))
-        yield item, image, (argmax[part], confidence[part])
+        yield item, data, (argmax[part], confidence[part])
 
 
-def _read_ahead(units, pool) -> Iterator[list[tuple]]:
-    """Units with their images, or a sentence for each that cannot be read."""
-    waiting: collections.deque = collections.deque()
-    for unit in [*units, None]:
-        if unit is not None:
-            waiting.append([(item, pool.submit(item.try_read)) for item in unit])
-        while waiting and (len(waiting) > 1 or unit is None):
-            yield [(item, image.result()) for item, image in waiting.popleft()]
+def _read_ahead(parts: list[list], pool) -> Iterator[list[tuple]]:
+    """The items of each part with what `try_read` says, one part ahead of its use."""
+    ahead: collections.deque = collections.deque()
+    for part in [*parts, None]:
+        if part is not None:
+            ahead.append([(item, pool.submit(item.try_read)) for item in part])
+        while ahead and (len(ahead) > 1 or part is None):
+            yield [(item, read.result()) for item, read in ahead.popleft()]
 
 
 def jit_label_step(name: str, model, protocol: Protocol, stretch: bool, mesh):

@@ -37,42 +37,120 @@ def write_files(out, results: Iterable[tuple], levels, pool) -> Iterator[dict]:
 
     Args:
       out: the folder.
-      results: (item, image, (argmax, confidence)), or (item, None, what is wrong).
+      results: (item, its data, (argmax, confidence)), or (item, None, what is wrong).
       levels: the lowest byte that each class keeps.
       pool: of threads that encode and write.
 
     Yields:
-      The record of each image, in the order of `results`, when its files are there.
+      The line of each image in the manifest, when its files are there.
     """
     writes: collections.deque = collections.deque()
-    for item, image, found in results:
+    for item, data, found in results:
         if isinstance(found, str):
-            _logger.warning("broken image: %s", found)
-            yield {"name": item.name, "image": item.image, "broken": found}
+            yield _broken(item, found)
             continue
-        writes.append(pool.submit(_save, out, item, image, *found, levels=levels))
+        writes.append(pool.submit(_save, out, item, data, *found, levels=levels))
         while len(writes) > _WAITING or (writes and writes[0].done()):
             yield writes.popleft().result()
     for write in writes:
         yield write.result()
 
 
-def _save(out, item, image, argmax, confidence, *, levels) -> dict[str, Any]:
-    """Writes the files of an image and returns its record."""
+def _save(out, item, data, argmax, confidence, *, levels) -> dict[str, Any]:
+    """Writes the files of an image and returns its line of the manifest."""
     label = pseudo.keep(argmax, confidence, levels)
     files = {"argmax": argmax, "confidence": confidence, "labels": label}
     if not item.image:
-        files["images"] = image
+        files["images"] = unlabelled.decode(data)
     for folder, pixels in files.items():
         write_bytes(out / folder / f"{item.name}.png", _png(pixels))
-    classes = len(levels)
+    return _counts(item, argmax, label, levels)
+
+
+def write_shards(
+    out, results: Iterable[tuple], levels, pool, shards: dict[int, list]
+) -> Iterator[dict]:
+    """As `write_files`, but images and answers go to TFRecord shards.
+
+    Args:
+      out, results, levels, pool: see `write_files`.
+      shards: number -> items; a shard is written when there is a result for each.
+    """
+    number_of = {item.name: n for n, items in shards.items() for item in items}
+    ready: dict[int, dict] = collections.defaultdict(dict)
+    encoding: collections.deque = collections.deque()
+    writes: collections.deque = collections.deque()
+    # A pool of its own, as a shard waits for what the other encodes.
+    with concurrent.futures.ThreadPoolExecutor(1) as writer:
+        for item, data, found in results:
+            number = number_of[item.name]
+            answers = ready[number]
+            if isinstance(found, str):
+                answers[item.name] = _broken(item, found), None
+            else:
+                answer = pool.submit(_encode, item, data, *found, levels=levels)
+                encoding.append(answer)
+                answers[item.name] = answer
+            if len(encoding) > _WAITING:
+                encoding.popleft().result()
+            if len(answers) == len(shards[number]):
+                answers = [answers[item.name] for item in shards[number]]
+                writes.append(writer.submit(_write_shard, out, number, answers))
+                del ready[number]
+            while len(writes) > 1 or (writes and writes[0].done()):
+                yield from writes.popleft().result()
+        for write in writes:
+            yield from write.result()
+
+
+def _encode(item, data, argmax, confidence, *, levels) -> tuple[dict, dict]:
+    """The line of an image in the manifest and the features of its record."""
+    label = pseudo.keep(argmax, confidence, levels)
+    if not isinstance(data, bytes) or not data.startswith((b"\x89PNG", b"\xff\xd8")):
+        data = _png(unlabelled.decode(data))
+    features = {
+        "id": item.name.encode(),
+        "image": data,
+        "argmax": _png(argmax),
+        "confidence": _png(confidence),
+    }
+    return _counts(item, argmax, label, levels), features
+
+
+def _write_shard(out, number: int, answers: list) -> list[dict]:
+    """Writes a shard and returns the lines of its images, broken ones among them."""
+    from eseg_jax.input import pseudo_records
+
+    pairs = [x if isinstance(x, tuple) else x.result() for x in answers]
+    name = f"records/{number:06d}.tfrecord"
+    data, places = pseudo_records.pack([x for _, x in pairs if x is not None])
+    write_bytes(out / name, data)
+    places = iter(places)
+    return [
+        line if features is None else line | {"shard": name, "place": next(places)}
+        for line, features in pairs
+    ]
+
+
+def _broken(item, problem: str) -> dict[str, str]:
+    _logger.warning("broken image: %s", problem)
+    return {"name": item.name, "image": item.image, "broken": problem}
+
+
+def _counts(item, argmax, label, levels) -> dict[str, Any]:
+    """The line of an image in the manifest; `relabel` knows the last part, too."""
     return {
         "name": item.name,
         "image": item.image,
         "size": list(argmax.shape),
-        "predicted": np.bincount(argmax.ravel(), minlength=classes).tolist(),
-        "kept": np.bincount(label.ravel(), minlength=256)[:classes].tolist(),
+        "predicted": np.bincount(argmax.ravel(), minlength=len(levels)).tolist(),
+        "kept": _kept(label, levels),
     }
+
+
+def _kept(label, levels) -> list[int]:
+    """The pixels of each class that have a label."""
+    return np.bincount(label.ravel(), minlength=256)[: len(levels)].tolist()
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -140,7 +218,9 @@ def finish(out, settings, network, items, levels, top_fraction) -> dict[str, Any
         found = {record["name"]: record for record in good}
         records = [found.get(record["name"], record) for record in records]
     write_bytes(out / "manifest.jsonl", b"".join(map(line, records)))
-    write_bytes(out / "contact_sheet.png", _contact_sheet(out, settings, good, network))
+    write_bytes(
+        out / "contact_sheet.png", _contact_sheet(out, settings, good, levels, network)
+    )
     meta = settings | summary(records, levels, network.class_names)
     write_text(out / "pseudo.json", json.dumps(meta, indent=2) + "\n")
     _logger.info(
@@ -153,17 +233,14 @@ def finish(out, settings, network, items, levels, top_fraction) -> dict[str, Any
     return meta
 
 
-def _contact_sheet(out, settings, records, network) -> bytes:
+def _contact_sheet(out, settings, records, levels, network) -> bytes:
     """Some images with their labels and confidences, one a row, over the legend."""
     rows, width = [], 320
     for record in records[:: -(-len(records) // _SHEET)]:
-        file = f"{record['name']}.png"
-        image = epath.Path(settings["root"]) / record["image"]
-        image = image if record["image"] else out / "images" / file
-        label = pseudo.read_png(out / "labels" / file)
-        confidence = pseudo.read_png(out / "confidence" / file)
+        argmax, confidence = pseudo.read_answer(out, record)
+        label = pseudo.keep(argmax, confidence, levels)
         tiles = (
-            unlabelled.decode(image.read_bytes()),
+            _image(out, settings["root"], record),
             panels.colourise(label, network.colours),
             np.repeat(confidence[..., None], 3, axis=-1),
         )
@@ -175,6 +252,17 @@ def _contact_sheet(out, settings, records, network) -> bytes:
     return _png(np.concatenate(rows))
 
 
+def _image(out, root: str, record: dict) -> np.ndarray:
+    """uint8 [h, w, 3] of an image of the manifest."""
+    if "shard" in record:
+        from eseg_jax.input import pseudo_records
+
+        return unlabelled.decode(pseudo_records.read(out, record)["image"])
+    image = epath.Path(root) / record["image"]
+    image = image if record["image"] else out / "images" / f"{record['name']}.png"
+    return unlabelled.decode(image.read_bytes())
+
+
 # -------------------------------------------------------------------- other thresholds
 
 
@@ -182,7 +270,7 @@ def histogram(folder, records, classes: int) -> np.ndarray:
     """int64 [c, 256]: the pixels of each class and confidence byte."""
 
     def one(record):
-        argmax, confidence = pseudo.read_answer(folder, record["name"])
+        argmax, confidence = pseudo.read_answer(folder, record)
         at = argmax.astype(np.int64) * 256 + confidence
         return np.bincount(at.ravel(), minlength=classes * 256)
 
@@ -195,10 +283,11 @@ def relabel(folder, out, records: list[dict], levels: np.ndarray) -> list[dict]:
     """Writes the labels of other levels into `out` and returns the new records."""
 
     def one(record):
-        label = pseudo.keep(*pseudo.read_answer(folder, record["name"]), levels)
-        write_bytes(epath.Path(out) / "labels" / f"{record['name']}.png", _png(label))
-        kept = np.bincount(label.ravel(), minlength=256)[: len(levels)]
-        return record | {"kept": kept.tolist()}
+        label = pseudo.keep(*pseudo.read_answer(folder, record), levels)
+        if "shard" not in record:  # there a student makes them from the answers
+            file = f"{record['name']}.png"
+            write_bytes(epath.Path(out) / "labels" / file, _png(label))
+        return record | {"kept": _kept(label, levels)}
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(one, records))

@@ -19,7 +19,7 @@ from eseg_jax import (
     pseudo_output,
     steps,
 )
-from eseg_jax.input import pseudo, unlabelled
+from eseg_jax.input import pseudo, pseudo_records, unlabelled
 from eseg_jax.ops.resize import resize_bilinear
 from eseg_jax.ops.resize_inside import resize_inside
 
@@ -256,6 +256,82 @@ def test_stopped_and_started_again_equals_unbroken(
     assert _files(out) == _files(whole[0])
 
 
+def test_shards_hold_what_files_hold(teacher, whole, options, images, tmp_path):
+    out = tmp_path / "out"
+    options.pseudo.update(output=str(out), shard_images=4)
+    meta = pseudo_label.pseudo_label(options, str(teacher))
+    assert {file for file in _files(out) if not file.startswith("records/")} == {
+        "manifest.jsonl",
+        "pseudo.json",
+        "contact_sheet.png",
+    }
+    assert sorted(_files(out / "records")) == ["000000.tfrecord", "000001.tfrecord"]
+    for name in ("coverage", "pixels", "classes", "broken"):
+        assert meta[name] == whole[1][name]
+    sheet = "contact_sheet.png"
+    assert (out / sheet).read_bytes() == (whole[0] / sheet).read_bytes()
+    for line in pseudo.read_manifest(out):
+        if "broken" in line:
+            continue
+        for a, b in zip(
+            pseudo.read_answer(out, line),
+            pseudo.read_answer(whole[0], {"name": line["name"]}),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+        data = pseudo_records.read(out, line)["image"]
+        assert data == (images / line["image"]).read_bytes()
+
+
+def test_stopped_shards_are_made_again(whole, teacher, options, tmp_path, monkeypatch):
+    outs = [tmp_path / "unbroken", tmp_path / "stopped"]
+    options.pseudo.update(output=str(outs[0]), shard_images=1)
+    pseudo_label.pseudo_label(options, str(teacher))
+    options.pseudo.output = str(outs[1])
+    write = pseudo_output._write_shard
+
+    def dying(out, number, answers):
+        if number == 3:
+            raise KeyboardInterrupt
+        return write(out, number, answers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_output, "_write_shard", dying)
+        with pytest.raises(KeyboardInterrupt):
+            pseudo_label.pseudo_label(options, str(teacher))
+    pseudo_label.pseudo_label(options, str(teacher))
+    assert _files(outs[1]) == _files(outs[0])
+
+
+def test_records_of_tfds_are_labelled(teacher, whole, options, images, tmp_path):
+    info = input.datasets.get("camvid")
+    options.dataset.update(name="camvid", source="tfds", root=str(tmp_path))
+    options.pseudo.update(images="", split="train", output=str(tmp_path / "out"))
+    folder = tmp_path / info.records.folder / "1.0.0"
+    folder.mkdir(parents=True)
+    kind = info.labels[0].name.encode()
+    names = ("part0/0", "part1/1")
+    data, _ = pseudo_records.pack(
+        [
+            {
+                "id": name.encode(),
+                "kind": kind,
+                "image": (images / f"{name}.png").read_bytes(),
+                "label": b"",
+            }
+            for name in names
+        ]
+    )
+    (folder / "camvid-train.tfrecord-00000-of-00001").write_bytes(data)
+    meta = pseudo_label.pseudo_label(options, str(teacher))
+    assert meta["labelled"]["dataset"] == "camvid" and meta["images"] == 2
+    for name in names:
+        image = _png(tmp_path / f"out/images/{name}.png")
+        np.testing.assert_array_equal(image, _png(images / f"{name}.png"))
+        argmax = _png(tmp_path / f"out/argmax/{name}.png")
+        np.testing.assert_array_equal(argmax, _png(whole[0] / f"argmax/{name}.png"))
+
+
 def test_other_settings_are_refused(whole, teacher, options):
     options.pseudo.output = str(whole[0])
     options.pseudo.threshold = 0.4
@@ -270,7 +346,7 @@ def test_top_fraction_keeps_the_surest_pixels(whole, teacher, options, tmp_path)
     for record in pseudo.read_manifest(tmp_path / "out"):
         if "broken" in record:
             continue
-        argmax, confidence = pseudo.read_answer(tmp_path / "out", record["name"])
+        argmax, confidence = pseudo.read_answer(tmp_path / "out", record)
         lowest = np.vectorize(levels.get)(argmax)
         label = _png(tmp_path / f"out/labels/{record['name']}.png")
         np.testing.assert_array_equal(

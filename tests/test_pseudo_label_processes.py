@@ -14,13 +14,23 @@ from eseg_jax.input import pseudo
 _IMAGES = 60
 
 
+@pytest.fixture(autouse=True)
+def _no_process_left():
+    yield
+    jobs.end_all()
+
+
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """A trained run, images to label, a folder for compiled programs."""
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory, cache):
+    """start(folder, count) labels images by a trained run; and a folder for results."""
     root = tmp_path_factory.mktemp("job")
-    run, images, cache = root / "run", root / "images", root / "cache"
-    codes, logs = jobs.finish(jobs.start(run, "--config.total_steps=2"))
-    assert codes == [0], logs
+    run, images = root / "run", root / "images"
+    _finish(jobs.start(run, "--config.total_steps=2", cache=cache, fork=True))
     images.mkdir()
     for k in range(_IMAGES):
         noise = np.random.default_rng(k).integers(0, 256, (120, 160 - k % 2, 3))
@@ -35,14 +45,21 @@ def job(tmp_path_factory):
                 f"--config.pseudo.images={images}",
                 f"--config.pseudo.output={out}",
                 "--config.pseudo.threshold=0.06",
+                "--config.pseudo.scales=(1.0,)",
                 cache=cache,
                 process=(i, count),
                 port=port,
+                fork=True,
             )
             for i in range(count)
         ]
 
     return start, root
+
+
+def _finish(*processes):
+    codes, logs = jobs.finish(*processes, seconds=900)
+    assert not any(codes), "\n----\n".join(logs)
 
 
 def _files(folder):
@@ -66,8 +83,7 @@ def _assert_whole(folder):
 def test_kill_9_anywhere_leaves_no_trace_in_the_end(job):
     start, root = job
     whole = root / "whole"
-    codes, logs = jobs.finish(*start(whole))
-    assert codes == [0], logs
+    _finish(*start(whole))
     assert 0 < json.loads((whole / "pseudo.json").read_text())["coverage"] < 1
     chance = random.Random(0)
     for count in (1, 2):
@@ -76,52 +92,42 @@ def test_kill_9_anywhere_leaves_no_trace_in_the_end(job):
             processes = start(out, count)
             # After so many more images than the last time.
             wanted = (moment + chance.random()) * _IMAGES / 5
-            deadline = time.monotonic() + 240
-            while len(list((out / "labels").glob("*.png"))) < wanted:
+            deadline = time.monotonic() + 900
+            while len(list((out / "labels").glob("[0-9]*.png"))) < wanted:
                 assert time.monotonic() < deadline
                 if any(process.poll() is not None for process in processes):
                     break
-                time.sleep(0.002)
+                time.sleep(0.01)
             for process in processes:
                 process.kill()
             for process in processes:
                 process.communicate()
             _assert_whole(out)
-        codes, logs = jobs.finish(*start(out, count))
-        assert codes == [0] * count, logs
+            done = len(list((out / "labels").glob("[0-9]*.png")))
+            print(f"{count} process(es) killed after {done} images", flush=True)
+        _finish(*start(out, count))
         assert _files(out) == _files(whole)
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_student_learns_from_them_and_is_the_next_teacher(job):
+def test_student_learns_from_them_and_is_the_next_teacher(job, cache):
     start, root = job
     out = root / "round1"
-    codes, logs = jobs.finish(*start(out))
-    assert codes == [0], logs
+    _finish(*start(out))
+
+    def run(workdir, *flags):
+        return jobs.start(workdir, *flags, cache=cache, fork=True)
+
     student = root / "student"
     flags = ("--config.total_steps=2", f"--config.dataset.pseudo={out}")
-    codes, logs = jobs.finish(jobs.start(student, *flags))
-    assert codes == [0], logs
-    codes, logs = jobs.finish(
-        jobs.start(
-            student,
-            "--mode=pseudo_label",
-            "--config.pseudo.split=val",
-            "--config.pseudo.scales=(1.0,)",
-        )
-    )
-    assert codes == [0], logs
+    _finish(run(student, *flags))
+    flags = ("--config.pseudo.split=val", "--config.pseudo.scales=(1.0,)")
+    _finish(run(student, "--mode=pseudo_label", *flags))
     meta = pseudo.read_meta(student / "pseudo" / "val")
-    assert [seen.get("split") for seen in meta["trained_on"]] == [
-        "train",
-        "train",
-        None,
-    ]
+    splits = [seen.get("split") for seen in meta["trained_on"]]
+    assert splits == ["train", "train", None]
     # Labels of the validation split must not teach who is measured on it.
-    flags = (
-        "--config.total_steps=2",
-        f"--config.dataset.pseudo={student}/pseudo/val",
-    )
-    codes, logs = jobs.finish(jobs.start(root / "next", *flags))
+    flags = ("--config.total_steps=2", f"--config.dataset.pseudo={student}/pseudo/val")
+    codes, logs = jobs.finish(run(root / "next", *flags), seconds=900)
     assert codes == [1] and "is to be measured on scenes 'val'" in logs[0]

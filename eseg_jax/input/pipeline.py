@@ -305,7 +305,8 @@ def open_split(config, split: str) -> Source:
     if info.layout is None:
         return _scene_source(config, split)
     if datasets.from_records(config.dataset):
-        return _record_source(config, info, split)
+        records, kind = tfds_source.list_split(info, split, config.dataset.root)
+        return _record_source(config, info, records, kind, info.records)
     return _folder_source(config, info, split)
 
 
@@ -326,27 +327,49 @@ def _folder_source(config, info: datasets.DatasetInfo, split: str) -> Source:
 def pseudo_source(config) -> Source:
     """The source of the pseudo-labels in config.dataset.pseudo."""
     info, options = dataset_info(config), config.input
-    threshold, weights = options.pseudo_threshold, options.pseudo_weights
-    # The teacher's own threshold has made the labels; any other needs its answers.
-    records = pseudo.examples(config.dataset, "argmax" if threshold else "labels")
-    examples = [example for example, _ in records]
-    source = _file_source(config, info, examples, pseudo.label_kind(info.num_classes))
-    if not (threshold or weights):
-        return source
-    confidences = tf.constant([path for _, path in records])
-    lowest = pseudo.level(threshold) if threshold else 0
+    found = pseudo.open_folder(config.dataset)
+    kind = pseudo.label_kind(info.num_classes)
+    # The lowest confidence byte that each label keeps. Labels in files are the
+    # teacher's, made with its own levels; any other threshold needs its answers.
+    levels = np.zeros(256, np.int32)
+    if options.pseudo_threshold:
+        levels[:] = pseudo.level(options.pseudo_threshold)
+    elif found.in_shards:
+        levels[: info.num_classes] = found.levels
+    if found.in_shards:
+        from eseg_jax.input import pseudo_records
+
+        records = [pseudo_records.record(found.store, line) for line in found.lines]
+        read_record = _record_reader(config, records)
+        source = _record_source(
+            config, info, records, kind, pseudo_records.FEATURES, read_record
+        )
+
+        def read_confidence(index):
+            return tfds_source.features(read_record(index), "confidence")[0]
+
+    else:
+        examples, confidences = found.files(answers=bool(options.pseudo_threshold))
+        source = _file_source(config, info, examples, kind)
+        confidences = tf.constant(confidences)
+
+        def read_confidence(index):
+            return tf.io.read_file(confidences[index])
 
     def doubt(index, box, label, key):
-        data = tf.io.read_file(confidences[index])
-        confidence = folders.decode_label(data, pseudo.CONFIDENCE, box)
+        confidence = folders.decode_label(
+            read_confidence(index), pseudo.CONFIDENCE, box
+        )
         confidence = tf.cast(confidence, tf.int32)
-        kept = confidence >= lowest
-        if weights:
+        kept = confidence >= tf.gather(levels, tf.cast(label, tf.int32))
+        if options.pseudo_weights:
             chance = transforms.uniform(key, 7, tf.shape(label))
             kept &= tf.cast(confidence, tf.float32) > 255 * chance
         return tf.where(kept, label, tf.constant(IGNORE, tf.uint8))
 
-    return dataclasses.replace(source, doubt=doubt)
+    if levels.any() or options.pseudo_weights:
+        source = dataclasses.replace(source, doubt=doubt)
+    return source
 
 
 def _file_source(config, info: datasets.DatasetInfo, examples, kind) -> Source:
@@ -365,20 +388,27 @@ def _file_source(config, info: datasets.DatasetInfo, examples, kind) -> Source:
     )
 
 
-def _record_source(config, info: datasets.DatasetInfo, split: str) -> Source:
-    records, kind = tfds_source.list_split(info, split, config.dataset.root)
-    read_record = _in_graph(
-        _cached(lambda i: tfds_source.read(records[i]), config.input.cache_gb)
-    )
+def _record_source(
+    config, info: datasets.DatasetInfo, records, kind, features, read_record=None
+) -> Source:
+    """The source of `tfds_source.Record`s whose `features` hold image and label."""
+    read_record = read_record or _record_reader(config, records)
     return Source(
         ids=[record.id for record in records],
         table=kind.table(),
         read=_decoding(
             config,
             kind,
-            lambda index: tfds_source.image_and_label(read_record(index), info.records),
+            lambda index: tfds_source.image_and_label(read_record(index), features),
         ),
-        problem=lambda index: tfds_source.problem(info, kind, records[index]),
+        problem=lambda i: tfds_source.problem(info, kind, records[i], features),
+    )
+
+
+def _record_reader(config, records) -> Callable:
+    """index -> the bytes of a record, in the graph."""
+    return _in_graph(
+        _cached(lambda i: tfds_source.read(records[i]), config.input.cache_gb)
     )
 
 

@@ -8,6 +8,9 @@
     pseudo.json          the teacher, what it was trained on, thresholds, coverage
     contact_sheet.png
 
+With config.pseudo.shard_images, records/NUMBER.tfrecord hold the images and answers of
+so many lines of the manifest each, in place of the four folders; see `pseudo_records`.
+
 NAME mirrors the image's path without its suffix. A pixel is kept where its confidence
 byte is above 255 * threshold. That is the rule everywhere, so labels made later from
 the stored bytes equal those the teacher would write. The bytes are off by 1/510 at
@@ -16,6 +19,8 @@ most; at the threshold 0.5 the rule is p >= 0.5 exactly.
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -100,16 +105,22 @@ def read_manifest(folder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def read_png(path) -> np.ndarray:
+def read_answer(store, line: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """argmax and confidence, uint8 [h, w], of an image of the manifest."""
+    names = ("argmax", "confidence")
+    if "shard" in line:
+        from eseg_jax.input import pseudo_records
+
+        record = pseudo_records.read(store, line)
+        return tuple(_grey(record[name]) for name in names)
+    file = f"{line['name']}.png"
+    return tuple(_grey((epath.Path(store) / x / file).read_bytes()) for x in names)
+
+
+def _grey(data: bytes) -> np.ndarray:
     """uint8 [h, w] of a grey PNG."""
-    with epath.Path(path).open("rb") as file, Image.open(file) as opened:
+    with Image.open(io.BytesIO(data)) as opened:
         return np.asarray(opened)
-
-
-def read_answer(folder, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """argmax and confidence, uint8 [h, w], of an image."""
-    folder = epath.Path(folder)
-    return tuple(read_png(folder / x / f"{name}.png") for x in ("argmax", "confidence"))
 
 
 # -------------------------------------------------------------------------- the student
@@ -121,32 +132,53 @@ def label_kind(classes: int) -> LabelKind:
     return LabelKind("pseudo-labels", "", mapping)
 
 
-def examples(dataset, labels: str) -> list[tuple[Example, str]]:
-    """Each image of config.dataset.pseudo with its label, and its confidence's path.
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The good images of config.dataset.pseudo.
 
-    Args:
-      dataset: config.dataset; `pseudo_root`, if set, is where the images are now.
-      labels: the folder of the labels, "labels" or "argmax".
+    Attributes:
+      folder: of the labels.
+      store: of the answers: labels of another threshold lie in a folder of their own,
+        see tools.rethreshold.
+      root: of the images that are in files.
+      levels: the lowest byte that each class keeps.
+      lines: of the manifest.
     """
+
+    folder: epath.Path
+    store: epath.Path
+    root: epath.Path
+    levels: tuple[int, ...]
+    lines: tuple[dict[str, Any], ...]
+
+    @property
+    def in_shards(self) -> bool:
+        return "shard" in self.lines[0]
+
+    def files(self, *, answers: bool) -> tuple[list[Example], list[str]]:
+        """Images with labels, or with argmax for `answers`; and their confidences."""
+        labels = self.store / "argmax" if answers else self.folder / "labels"
+        examples, confidences = [], []
+        for line in self.lines:
+            file = f"{line['name']}.png"
+            image = self.root / line["image"]
+            image = image if line["image"] else self.store / "images" / file
+            examples.append(Example(line["name"], str(image), str(labels / file)))
+            confidences.append(str(self.store / "confidence" / file))
+        return examples, confidences
+
+
+def open_folder(dataset) -> Folder:
+    """Reads config.dataset.pseudo; `pseudo_root`, if set, is where the images are."""
     folder = epath.Path(dataset.pseudo).expanduser()
     meta = read_meta(folder)
-    # Labels of another threshold lie in a folder of their own, see tools.rethreshold.
-    store = epath.Path(meta.get("store", folder))
-    root = epath.Path(dataset.pseudo_root or meta["root"]).expanduser()
-    found = []
-    for record in read_manifest(folder):
-        if "broken" in record:
-            continue
-        file = f"{record['name']}.png"
-        image = root / record["image"] if record["image"] else store / "images" / file
-        label = (folder if labels == "labels" else store) / labels / file
-        found.append(
-            (
-                Example(record["name"], str(image), str(label)),
-                str(store / "confidence" / file),
-            )
-        )
-    return found
+    return Folder(
+        folder,
+        epath.Path(meta.get("store", folder)),
+        epath.Path(dataset.pseudo_root or meta["root"]).expanduser(),
+        tuple(each["level"] for each in meta["classes"].values()),
+        tuple(line for line in read_manifest(folder) if "broken" not in line),
+    )
 
 
 def stream_configs(config, process_count: int) -> tuple[Any, Any]:

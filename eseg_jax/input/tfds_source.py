@@ -37,7 +37,7 @@ from eseg_jax.input.tf_cpu import tf
 _logger = logging.getLogger(__name__)
 
 # Before the bytes of a TFRecord: their number and its checksum; behind: theirs.
-_HEAD, _TAIL = 12, 4
+HEAD, TAIL = 12, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read(record: Record) -> bytes:
     if zlib.crc32(data) != record.checksum:
         raise InputError(
             f"Record {record} is damaged: its checksum is another than when it was "
-            "indexed; prepare the dataset again with --overwrite."
+            "indexed; make these records again, those of a dataset with --overwrite."
         )
     return data
 
@@ -110,15 +110,22 @@ def read(record: Record) -> bytes:
 def image_and_label(data, records: Records):
     """A record's bytes, a string scalar -> the bytes of its image and of its label."""
     names = (records.image, records.label)
-    features = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
-    example = tf.io.parse_single_example(data, features)
+    return features(data, *names)
+
+
+def features(data, *names: str):
+    """A record's bytes, a string scalar -> the bytes of its features."""
+    wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
+    example = tf.io.parse_single_example(data, wanted)
     return tuple(example[name] for name in names)
 
 
-def problem(info: DatasetInfo, kind: LabelKind, record: Record) -> str | None:
+def problem(
+    info: DatasetInfo, kind: LabelKind, record: Record, records: Records
+) -> str | None:
     """What is wrong with a record, as one sentence, or None."""
     try:
-        image, label = image_and_label(read(record), info.records)
+        image, label = image_and_label(read(record), records)
     except InputError as error:
         return str(error)
     example = Example(record.id, str(record), str(record))
@@ -204,7 +211,7 @@ def _make_index(
                     kind = feature["kind"].bytes_list.value[0].decode()
                 place = [number, offset, len(data), zlib.crc32(data)]
                 rows.append([name, kind, *place])
-                progress.update(_HEAD + len(data) + _TAIL)
+                progress.update(HEAD + len(data) + TAIL)
     if not rows:
         raise InputError(f"TFDS split {split!r} in {folder} has no examples.")
     return rows
@@ -216,8 +223,8 @@ def _read_shard(path: epath.Path) -> Iterator[tuple[int, bytes]]:
     try:
         for data in tf.data.TFRecordDataset(str(path), buffer_size=1 << 24):
             data = data.numpy()
-            yield offset + _HEAD, data
-            offset += _HEAD + len(data) + _TAIL
+            yield offset + HEAD, data
+            offset += HEAD + len(data) + TAIL
     except tf.errors.OpError as error:
         raise InputError(
             f"{path} is damaged after byte {offset} ({type(error).__name__}); prepare "

@@ -42,27 +42,19 @@ class Item:
     image: str
     load: Callable[[], bytes | np.ndarray]
 
-    def read(self) -> np.ndarray:
-        """uint8 [h, w, 3] RGB, as it is stored: the training input does not turn it."""
-        data = self.load()
-        return decode(data) if isinstance(data, bytes) else data
-
-    def try_read(self) -> np.ndarray | str:
-        """As `read`, or a sentence about what is wrong with it."""
+    def try_read(self) -> tuple[bytes | np.ndarray, np.ndarray] | str:
+        """What `load` returns and its pixels, or a sentence about what is wrong."""
         try:
-            return self.read()
-        # Pillow's word for a broken PNG is SyntaxError.
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
+            data = self.load()
+            return data, decode(data)
+        except _BROKEN as error:
             return f"{self.image or self.name}: {' '.join(str(error).split())}"
 
 
-def decode(data: bytes) -> np.ndarray:
-    """The bytes of an image file -> uint8 [h, w, 3] RGB."""
+def decode(data: bytes | np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] RGB, as it is stored: the training input does not turn it."""
+    if not isinstance(data, bytes):
+        return data
     with Image.open(io.BytesIO(data)) as opened:
         return np.asarray(opened.convert("RGB"))
 

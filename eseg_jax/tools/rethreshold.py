@@ -77,7 +77,7 @@ def count(store, records, classes: int, labels=None) -> dict[str, np.ndarray]:
     for record, label in progress(pairs, len(records), "images"):
         if "broken" in record:
             continue
-        argmax, confidence = pseudo.read_answer(store, record["name"])
+        argmax, confidence = pseudo.read_answer(store, record)
         if argmax.shape != label.shape:
             raise InputError(
                 f"The label of {record['name']} is {label.shape[1]}x{label.shape[0]} "

@@ -1,12 +1,13 @@
 """Batches of which a share has pseudo-labels."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from eseg_jax import input
-from eseg_jax.input import pseudo
+from eseg_jax.input import pseudo, pseudo_records
 
 
 @pytest.fixture
@@ -28,14 +29,16 @@ def folder(tmp_path, save):
             save(out / name / f"a/{k}.png", pixels)
         records.append({"name": f"a/{k}", "image": f"a/{k}.png"})
     records.append({"name": "torn", "image": "torn.png", "broken": "torn.png: no"})
+    names = input.datasets.get("camvid").class_names
     lines = [json.dumps(record) + "\n" for record in records]
     (out / "manifest.jsonl").write_text("".join(lines))
     meta = {
         "trained_on": [{"dataset": "camvid", "split": "train", "root": ""}],
         "labelled": {"name": "images", "images": "somewhere"},
         "root": str(root),
-        "class_names": list(input.datasets.get("camvid").class_names),
+        "class_names": list(names),
         "coverage": 0.5,
+        "classes": {name: {"level": 128} for name in names},
     }
     (out / "pseudo.json").write_text(json.dumps(meta))
     return out
@@ -134,6 +137,38 @@ def test_weights_keep_a_pixel_as_often_as_it_is_sure(config):
     wanted = np.where(np.arange(30) >= 16, 8 * np.arange(30) / 255, 0)
     np.testing.assert_allclose(share, wanted, atol=0.05)
     assert (share[:16] == 0).all()
+
+
+@pytest.mark.parametrize("threshold, weights", [(0, False), (0.25, False), (0, True)])
+def test_shards_give_the_batches_of_files(config, folder, threshold, weights):
+    config.input.update(crop=(12, 16), scale=(0.5, 2.0), flip=True)
+    config.input.update(pseudo_threshold=threshold, pseudo_weights=weights)
+    wanted = _take(config, 3)
+
+    lines = [line for line in pseudo.read_manifest(folder) if "broken" not in line]
+    files = {"argmax": folder / "argmax", "confidence": folder / "confidence"}
+    files["image"] = folder.parent / "wild"
+    examples = []
+    for line in lines:
+        file = f"{line['name']}.png"
+        examples.append({x: (path / file).read_bytes() for x, path in files.items()})
+    data, places = pseudo_records.pack(examples)
+    for path in (*files.values(), folder / "labels"):
+        shutil.rmtree(path)
+    (folder / "records").mkdir()
+    (folder / "records" / "0.tfrecord").write_bytes(data)
+    for line, place in zip(lines, places, strict=True):
+        line |= {"shard": "records/0.tfrecord", "place": place}
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "manifest.jsonl").write_text(text)
+    for a, b in zip(_take(config, 3), wanted, strict=True):
+        _equal(a, b)
+
+    damaged = bytearray(data)
+    damaged[places[0][0] + 20] ^= 1
+    (folder / "records" / "0.tfrecord").write_bytes(damaged)
+    with pytest.raises(input.InputError, match=r"a/0 \(bytes from 12 of .* is damaged"):
+        _take(config, 3)
 
 
 def test_moved_images_are_found(config, tmp_path):

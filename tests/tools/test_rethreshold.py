@@ -74,11 +74,12 @@ def test_a_student_finds_image_labels_and_confidence(folder, tmp_path):
         folder, tmp_path / "b", lambda *_: pseudo.levels(0.9, (), 2)
     )
     dataset = ConfigDict({"pseudo": str(tmp_path / "b"), "pseudo_root": ""})
-    ((example, confidence),) = pseudo.examples(dataset, "labels")
+    found = pseudo.open_folder(dataset)
+    (example,), (confidence,) = found.files(answers=False)
     assert example.image == str(tmp_path / "images" / "a" / "x.jpg")
     assert example.label == str(tmp_path / "b" / "labels" / "a" / "x.png")
     assert confidence == str(folder / "confidence" / "a" / "x.png")
-    ((example, _),) = pseudo.examples(dataset, "argmax")
+    (example,), _ = found.files(answers=True)
     assert example.label == str(folder / "argmax" / "a" / "x.png")
 
 
