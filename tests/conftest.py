@@ -68,3 +68,32 @@ def tiny_config():
     import tiny
 
     return tiny.get_config()
+
+
+@pytest.fixture(scope="session")
+def saved_run(tmp_path_factory):
+    """A run of no steps: its folder, its model, and the state that it saved."""
+    import tiny
+
+    from eseg_jax import checkpoint, evaluate, input, optimizer, state
+
+    config = tiny.get_config()
+    folder = tmp_path_factory.mktemp("run")
+    dataset = input.dataset_info(config)
+    model = evaluate.create_model(config, dataset.num_classes)
+    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
+    made = jax.jit(lambda: state.init_state(model, tx, jax.random.key(0)))()
+    made = made.replace(
+        ema_params=jax.tree.map(lambda x: x + 0.125, made.ema_params),
+        ema_batch_stats=jax.tree.map(lambda x: x + 0.25, made.ema_batch_stats),
+    )
+    manager = checkpoint.open_manager(folder, 2)
+    names, colours = list(dataset.class_names), dataset.colours.tolist()
+    names[0] = "way"  # the checkpoint's own names count, not the dataset's
+    meta = {
+        "config": config.to_json_best_effort(),
+        "classes": {"names": names, "colours": colours},
+    }
+    checkpoint.save(manager, 7, made, meta, None)
+    manager.close()
+    return folder, model, made

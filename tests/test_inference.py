@@ -2,40 +2,17 @@
 
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import eseg_jax
-from eseg_jax import checkpoint, evaluate, input, models, optimizer, state, steps
+from eseg_jax import checkpoint, models, steps
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of no steps: its folder, and the variables that it saved."""
-    import tiny
-
-    config = tiny.get_config()
-    folder = tmp_path_factory.mktemp("run")
-    dataset = input.dataset_info(config)
-    model = evaluate.create_model(config, dataset.num_classes)
-    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
-    made = jax.jit(lambda: state.init_state(model, tx, jax.random.key(0)))()
-    made = made.replace(
-        ema_params=jax.tree.map(lambda x: x + 0.125, made.ema_params),
-        ema_batch_stats=jax.tree.map(lambda x: x + 0.25, made.ema_batch_stats),
-    )
-    manager = checkpoint.open_manager(folder, 2)
-    names, colours = list(dataset.class_names), dataset.colours.tolist()
-    names[0] = "way"  # the checkpoint's own names count, not the dataset's
-    meta = {
-        "config": config.to_json_best_effort(),
-        "classes": {"names": names, "colours": colours},
-    }
-    checkpoint.save(manager, 7, made, meta, None)
-    manager.close()
-    return folder, model, made
+def workdir(saved_run):
+    return saved_run
 
 
 def _image(size=(33, 47)):

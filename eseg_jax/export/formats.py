@@ -16,6 +16,7 @@ from eseg_jax import __version__, models
 from eseg_jax.export import onnx_format, tf_format
 from eseg_jax.export.graph import ExportError, trace
 from eseg_jax.models.folding import fold
+from eseg_jax.ops.most_likely import most_likely
 from eseg_jax.steps import normalise
 
 # format: the name of its file or folder.
@@ -142,7 +143,7 @@ def _network(model, variables, options: Options, mean, std):
         logits = enlarge(logits, options.size)
         if options.output == "enlarged":
             return logits
-        return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+        return most_likely(logits)
 
     return network
 

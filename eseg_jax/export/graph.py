@@ -165,9 +165,6 @@ def _results(eqn: JaxprEqn, args: list[Node]) -> list[Node]:
         case "dot_general":
             equation = _equation(args, params["dimension_numbers"])
             return [_node("einsum", args, shape, out.dtype, equation=equation)]
-        case "argmax":
-            (axis,) = params["axes"]
-            return [_node("argmax", args, shape, out.dtype, axis=axis)]
         case _ if name in _ELEMENTWISE:
             return [_elementwise(name, args, shape, out.dtype)]
     raise ExportError(

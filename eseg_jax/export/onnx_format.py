@@ -151,9 +151,8 @@ class _Writer:
             case op if op in _REDUCTIONS:
                 axes = self.constant([_axis(node, axis) for axis in options["axes"]])
                 return self.add(_REDUCTIONS[op], x[0], axes)
-            case "argmax":
-                axis = _axis(node.inputs[0], options["axis"])
-                y = self.add("ArgMax", x[0], axis=axis, keepdims=0)
+            case "most_likely":
+                y = self.add("ArgMax", x[0], axis=1, keepdims=0)
                 return self._cast(y, node.dtype)
             case "cast":
                 return self._cast(x[0], node.dtype)

@@ -146,8 +146,8 @@ def _result(tf, node: Node, *x):
             return tf.where(x[0], x[2], x[1])
         case op if op in _REDUCTIONS:
             return getattr(tf, op)(x[0], options["axes"], keepdims=True)
-        case "argmax":
-            return tf.argmax(x[0], options["axis"], output_type=node.dtype)
+        case "most_likely":
+            return tf.cast(tf.argmax(x[0], -1, output_type=tf.int32), node.dtype)
         case "cast":
             return tf.cast(x[0], node.dtype)
         case "broadcast":

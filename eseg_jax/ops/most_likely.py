@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eseg_jax.ops.operation import operation
 
+
+@operation
 def most_likely(logits: jax.Array) -> jax.Array:
     """The class of the largest logit, the lower one where two are equal.
 
