@@ -160,7 +160,12 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     config.eval_every = 2_000
     config.checkpoint_every = 2_000
     config.keep_checkpoints = 2  # the latest; the best is kept besides
-    config.mesh = ConfigDict({"data": -1})  # devices along each axis; -1 = the rest
+    # Devices along each axis; -1 = the rest. "data" splits batches, "spatial" the rows
+    # of images that are too large for one chip.
+    config.mesh = ConfigDict({"data": -1, "spatial": 1})
+    # Parameters, averages and optimiser state are on every device, but for what the
+    # pairs (regular expression, axes) here split; see eseg_jax.sharding.by_rules.
+    config.sharding_rules = ()
     # Where compiled programs are kept: "auto" for JAX_COMPILATION_CACHE_DIR or else
     # compilation_cache/ in the workdir; a folder or bucket; "" for nowhere.
     config.compilation_cache = "auto"

@@ -153,7 +153,7 @@ def close(manager: ocp.CheckpointManager) -> None:
 def restore(
     manager: ocp.CheckpointManager,
     state: TrainState,
-    sharding: jax.sharding.Sharding,
+    sharding: Any,
     step: int | None = None,
     *,
     set_aside: bool = False,
@@ -166,7 +166,8 @@ def restore(
     Args:
       manager: from `open_manager`.
       state: shapes and types to restore, from `jax.eval_shape` or a real state.
-      sharding: where every leaf goes.
+      sharding: where the leaves go, whatever devices they were saved from: one for
+        all, or a tree like `state`.
       step: the step to restore.
       set_aside: move broken checkpoints to broken_checkpoints/ in the workdir, so that
         their steps can be saved again. Only the process that trains may do so.
@@ -208,7 +209,9 @@ def _try_to_restore(manager, state, sharding, step: int):
             return None, "its folder state/ is missing"
         _check(saved.tree, state, manager.directory / str(step))
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            state,
+            jax.tree.broadcast(sharding, state),
         )
         restored = manager.restore(
             step,

@@ -45,6 +45,28 @@ def validate(config: ConfigDict) -> None:
         config.profile,
         'must be "" or FIRST:END, such as "10:20", with END at most total_steps',
     )
+    data, spatial = config.mesh.data, config.mesh.spatial
+    check(
+        data >= 1 or data == -1,
+        "mesh.data",
+        data,
+        "must be a number of devices, or -1 for all that are left",
+    )
+    check(spatial >= 1, "mesh.spatial", spatial, "must be a number of devices")
+    for rule in config.sharding_rules:
+        try:
+            expression, axes = rule
+            re.compile(expression)
+            good = {*axes} <= {"data", "spatial", None} and not isinstance(axes, str)
+        except (TypeError, ValueError, re.error):
+            good = False
+        check(
+            good,
+            "sharding_rules",
+            rule,
+            'must be (regular expression, axes), such as ("classifier/kernel", '
+            '("data",))',
+        )
     check(
         0 <= config.ema_decay < 1, "ema_decay", config.ema_decay, "must lie in [0, 1)"
     )

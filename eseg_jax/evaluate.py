@@ -68,7 +68,7 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     if input.is_classification(config):
         step = steps.make_classify_step(model, mean=info.mean, std=info.std)
-        return jax.jit(step, in_shardings=(whole, split), out_shardings=whole)
+        return jax.jit(step, in_shardings=(whole, None), out_shardings=whole)
     protocol = protocols.from_config(config.eval)
     step = steps.make_eval_step(
         model,
@@ -87,7 +87,8 @@ def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):
     if protocol.few_network_sizes and config.eval.batch_size == 1:
         place = jax.jit(lambda counts: counts, out_shardings=where)
         return lambda variables, batch: place(step(variables, batch))
-    return jax.jit(step, in_shardings=(whole, split), out_shardings=where)
+    # Batches come as `put_batch` placed them, which depends on their images' height.
+    return jax.jit(step, in_shardings=(whole, None), out_shardings=where)
 
 
 def jit_views_step(config: ConfigDict, model):

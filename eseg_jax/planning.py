@@ -97,27 +97,34 @@ def lower(config: ConfigDict, mode: str, mesh, size: tuple[int, int]):
         if not hasattr(step, "lower"):
             raise PlanError(
                 "Images of many sizes, one at a time, are not evaluated by one "
-                f"program; set --config.eval.batch_size={mesh.size} to plan one size."
+                f"program; set --config.eval.batch_size={mesh.shape['data']} to plan one size."
             )
         label = (batch,) if input.is_classification(config) else (batch, *size)
         arguments = {
             "image": jax.ShapeDtypeStruct((batch, *size, 3), np.uint8),
             "label": jax.ShapeDtypeStruct(label, np.int32 if len(label) == 1 else "u1"),
         }
-        arguments = (arguments,)
+        arguments = (_placed(arguments, mesh),)
     else:
         options = config.pseudo
-        batch = options.batch_size * mesh.size
+        batch = options.batch_size * mesh.shape["data"]
         protocol = protocols.Protocol(tuple(options.scales), options.flip)
         step = pseudo_label.jit_label_step(
             config.model.name, model, protocol, options.size_step > 1, mesh
         )
-        arguments = (
-            jax.ShapeDtypeStruct((batch, *size, 3), np.uint8),
-            jax.ShapeDtypeStruct((batch, 2), np.int32),
-        )
+        arguments = {
+            "image": jax.ShapeDtypeStruct((batch, *size, 3), np.uint8),
+            "size": jax.ShapeDtypeStruct((batch, 2), np.int32),
+        }
+        arguments = tuple(_placed(arguments, mesh).values())
     with jax.set_mesh(mesh):
         return step.lower(variables, *arguments), batch
+
+
+def _placed(batch: dict, mesh) -> dict:
+    """The shapes of a batch, and where its arrays go."""
+    places = sharding.of_batch(batch, mesh)
+    return {name: x.update(sharding=places[name]) for name, x in batch.items()}
 
 
 def image_flops(config: ConfigDict, mode: str, size: tuple[int, int]) -> float | None:

@@ -69,8 +69,9 @@ def pseudo_label(config: ConfigDict, workdir: str) -> dict[str, Any]:
     sharding.wait_for_processes("pseudo-labels begin")
     records = output.read_records(out)
     done = {name for name, record in records.items() if "broken" not in record}
-    devices = jax.local_devices()
-    batch_size = options.batch_size * len(devices)
+    axes = {"data": -1, "spatial": config.mesh.spatial}
+    mesh = sharding.make_mesh(axes, jax.local_devices())
+    batch_size = options.batch_size * mesh.shape["data"]
     units = _chunks(items, options.shard_images or batch_size * _UNIT)
     units = {
         number: unit
@@ -81,7 +82,7 @@ def pseudo_label(config: ConfigDict, workdir: str) -> dict[str, Any]:
     _logger.info("%d images to label in %s, %d of them here.", len(items), out, left)
 
     # ---- Read, predict, write --------------------------------------------------
-    predict = _predictor(network, protocol, size_step, devices)
+    predict = _predictor(network, protocol, size_step, mesh)
     with concurrent.futures.ThreadPoolExecutor(output.THREADS) as pool:
         results = _label(units.values(), batch_size, size_step, predict, pool)
         if options.shard_images:
@@ -209,22 +210,23 @@ def _read_ahead(parts: list[list], pool) -> Iterator[list[tuple]]:
 
 
 def jit_label_step(name: str, model, protocol: Protocol, stretch: bool, mesh):
-    """Compiles `steps.make_label_step` for a mesh; `name` is the model's."""
+    """Compiles `steps.make_label_step` for a mesh; `name` is the model's.
+
+    Images and sizes come as `sharding.of_batch` places them.
+    """
     info = models.info(name)
     split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     step = steps.make_label_step(
         model, mean=info.mean, std=info.std, protocol=protocol, stretch=stretch
     )
-    return jax.jit(step, in_shardings=(whole, split, split), out_shardings=split)
+    return jax.jit(step, in_shardings=(whole, None, None), out_shardings=split)
 
 
-def _predictor(network, protocol: Protocol, size_step: int, devices):
+def _predictor(network, protocol: Protocol, size_step: int, mesh):
     """(images, sizes) -> arrays that are still being computed, on the local devices."""
-    mesh = sharding.make_mesh({"data": len(devices)}, devices)
-    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
     name = network.config.model.name
     step = jit_label_step(name, network.model, protocol, size_step > 1, mesh)
-    variables = jax.device_put(network.variables, whole)
+    variables = jax.device_put(network.variables, sharding.replicated(mesh))
     seen: set[tuple] = set()
 
     def predict(images, sizes):
@@ -234,7 +236,9 @@ def _predictor(network, protocol: Protocol, size_step: int, devices):
                 "Compiling for size %d: %dx%d.", len(seen), *images.shape[2:0:-1]
             )
         with jax.set_mesh(mesh):
-            return step(variables, *jax.device_put((images, sizes), split))
+            batch = {"image": images, "size": sizes}
+            batch = jax.device_put(batch, sharding.of_batch(batch, mesh))
+            return step(variables, batch["image"], batch["size"])
 
     return predict
 

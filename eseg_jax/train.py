@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     whole = sharding.replicated(mesh)
     micro_batch = config.input.batch_size // config.accumulate_steps
     sharding.check_batch_size(micro_batch, mesh, "config.input.batch_size")
+    sharding.check_rows(config.input.crop[0], mesh, "config.input.crop")
     eval_mesh = sharding.for_batches(mesh, config.eval.batch_size)
     sharding.check_batch_size(
         config.eval.batch_size, eval_mesh, "config.eval.batch_size"
@@ -72,18 +73,19 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         return state.init_state(model, tx, key, initial)
 
     shapes = jax.eval_shape(init)
+    places = sharding.by_rules(shapes, mesh, config.sharding_rules)
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
 
     # ---- Resume or start -------------------------------------------------------
     # `evaluated` is the last step whose metrics are in metrics.jsonl.
-    restored = checkpoint.restore(manager, shapes, whole, set_aside=True)
+    restored = checkpoint.restore(manager, shapes, places, set_aside=True)
     if restored is None:
         initial = {}
         if config.init_from:
             initial = init_from.load_initial(
                 config.init_from, config.init_part, shapes.variables("raw")
             )
-        train_state = jax.jit(init, out_shardings=whole)(initial)
+        train_state = jax.jit(init, out_shardings=places)(initial)
         step, evaluated, position, skipped = 0, 0, 0, 0
     else:
         train_state, meta = restored
@@ -99,7 +101,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
         batch_size=config.input.batch_size,
         num_chips=mesh.size,
         active=jax.process_index() == 0,
-        header=_provenance(shapes, mesh),
+        header=_provenance(shapes, mesh) | _batch_facts(config, mesh),
     )
     reporter.resume(step, position)
 
@@ -132,6 +134,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
                 guard.check()
                 with reporter.section("evaluation"):
                     variables = train_state.variables(config.eval.weights)
+                    variables = jax.device_put(variables, whole)  # what rules split
                     found = evaluate.evaluate_split(
                         eval_step, variables, config, eval_mesh
                     )
@@ -247,23 +250,37 @@ def lower_train_step(
         accumulate_steps=config.accumulate_steps,
         skip_nonfinite=config.skip_nonfinite > 0,
     )
-    split, whole = sharding.batched(mesh), sharding.replicated(mesh)
+    whole = sharding.replicated(mesh)
+    places = sharding.by_rules(shapes, mesh, config.sharding_rules)
     image = (config.input.batch_size, *config.input.crop, 3)
     label = (image[:1], np.int32) if classifies else (image[:3], np.uint8)
+    batch = {
+        "image": jax.ShapeDtypeStruct(image, np.uint8),
+        "label": jax.ShapeDtypeStruct(*label),
+    }
     # An operation that XLA cannot split by itself learns the mesh from the context.
     with jax.set_mesh(mesh):
         return jax.jit(
             train_step,
-            in_shardings=(whole, split),
-            out_shardings=(whole, whole),
+            in_shardings=(places, sharding.of_batch(batch, mesh)),
+            out_shardings=(places, whole),
             donate_argnums=0,
-        ).lower(
-            shapes,
-            {
-                "image": jax.ShapeDtypeStruct(image, np.uint8),
-                "label": jax.ShapeDtypeStruct(*label),
-            },
-        )
+        ).lower(shapes, batch)
+
+
+def _batch_facts(config: ConfigDict, mesh: Mesh) -> dict[str, str]:
+    """Batch size and learning rate, of all chips and of one."""
+    images, rate = config.input.batch_size, config.optimizer.learning_rate
+    micro, chips = config.accumulate_steps, mesh.size
+    facts = {
+        "mesh": " x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
+        "batch": f"{images} images a step, {images / micro / chips:g} at a time on "
+        f"each of {chips} chips" + (f", {micro} times" if micro > 1 else ""),
+        "learning_rate": f"{rate:g} for the whole batch: the gradient is its mean, "
+        f"whatever the chips; {rate / images:.3g} an image, {rate / chips:.3g} a chip",
+    }
+    _logger.info("%s; learning rate %s.", facts["batch"], facts["learning_rate"])
+    return facts
 
 
 def _provenance(shapes: state.TrainState, mesh) -> dict:

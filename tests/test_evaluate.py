@@ -113,7 +113,7 @@ def test_boundary_f_leaves_out_rows_that_fill_a_batch(tiny_config):
 def test_small_batches_use_as_many_devices():
     mesh = sharding.make_mesh({"data": 4})
     assert sharding.for_batches(mesh, 8) is mesh
-    assert sharding.for_batches(mesh, 1).shape == {"data": 1}
+    assert sharding.for_batches(mesh, 1).shape == {"data": 1, "spatial": 1}
 
 
 @pytest.mark.parametrize(

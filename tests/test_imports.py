@@ -50,8 +50,12 @@ OWNERS = {
     ),
     "orbax": ("eseg_jax/checkpoint.py",),
     "flax.linen": ("eseg_jax/models/",),
-    # An operation with a loop in it brings its own sharded wrapper.
-    "PartitionSpec": ("eseg_jax/sharding.py", "eseg_jax/ops/warp.py"),
+    # An operation with a loop in it brings its own sharded wrapper; kernels are whole.
+    "PartitionSpec": (
+        "eseg_jax/sharding.py",
+        "eseg_jax/ops/kernels.py",
+        "eseg_jax/ops/warp.py",
+    ),
 }
 NOT_IN_INPUT = {"flax", "optax", "orbax"}
 OPS_MAY_IMPORT = {"jax", "numpy"} | sys.stdlib_module_names

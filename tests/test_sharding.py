@@ -10,14 +10,41 @@ import pytest
 import tiny
 from jax.experimental import topologies
 
-from eseg_jax import evaluate, losses, optimizer, rng, sharding, state, steps
+from eseg_jax import evaluate, losses, optimizer, rng, sharding, state, steps, trees
 from eseg_jax.models import sfnet
 from eseg_jax.models.backbones import dfnet
 from eseg_jax.models.layers import PYTORCH
 
 
 def test_minus_one_takes_the_remaining_devices():
-    assert dict(sharding.make_mesh({"data": -1}).shape) == {"data": 4}
+    mesh = sharding.make_mesh({"data": -1, "spatial": 2})
+    assert dict(mesh.shape) == {"data": 2, "spatial": 2}
+    assert [device.id for device in mesh.devices.flat] == [0, 1, 2, 3]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chip:
+    """As much of a device as the order of a mesh depends on."""
+
+    process_index: int
+    slice_index: int
+    id: int
+    device_kind: str = "none"
+    platform: str = "cpu"
+
+
+def test_processes_and_slices_are_outermost(monkeypatch):
+    made = []
+    monkeypatch.setattr(sharding, "Mesh", lambda grid, *_, **__: made.append(grid))
+    # Two slices of two hosts of four chips, listed in another order.
+    chips = [_Chip(p, p // 2, 4 * p + i) for i in range(4) for p in (2, 0, 3, 1)]
+    sharding.make_mesh({"data": -1, "spatial": 2}, chips)
+    (grid,) = made
+    assert grid.shape == (8, 2)
+    assert [chip.id for chip in grid.flat] == list(range(16))
+    assert [chip.slice_index for chip in grid[:, 0]] == [0] * 4 + [1] * 4
+    with pytest.raises(ValueError, match="split an image over processes.* 4 devices"):
+        sharding.make_mesh({"data": 2, "spatial": 8}, chips)
 
 
 def test_mesh_that_does_not_fill_the_devices():
@@ -38,6 +65,35 @@ def test_put_and_get_rows(mesh):
     np.testing.assert_array_equal(sharding.local_rows(array), rows)
     whole = jax.device_put(rows, sharding.replicated(mesh))
     np.testing.assert_array_equal(sharding.local_rows(whole), rows)
+
+
+def test_images_and_labels_are_split_by_rows():
+    mesh = sharding.make_mesh({"data": 2, "spatial": 2})
+    image, label = np.zeros((2, 6, 3, 3), np.uint8), np.zeros((2, 6, 3), np.uint8)
+    batch = {"image": image, "label": label, "class": np.zeros(2, np.int32)}
+    placed = sharding.put_batch(batch, mesh)
+    parts = {name: x.addressable_shards[0].data.shape for name, x in placed.items()}
+    assert parts == {"image": (1, 3, 3, 3), "label": (1, 3, 3), "class": (1,)}
+    odd = sharding.put_batch({"image": image[:, :5]}, mesh)["image"]
+    assert odd.addressable_shards[0].data.shape == (1, 5, 3, 3)
+    with pytest.raises(ValueError, match="crop: a height of 5 .* choose 4 or 6"):
+        sharding.check_rows(5, mesh, "config.input.crop")
+
+
+def test_rules_by_name():
+    mesh = sharding.make_mesh({"data": 2, "spatial": 2})
+    leaves = {"head/kernel": np.zeros((3, 3, 4, 8)), "head/bias": np.zeros(7)}
+    tree = {"params": trees.unflatten_names(leaves), "step": np.int32(0)}
+    rules = [("head/kernel", ("spatial", "data")), (".*bias", ("data",))]
+    placed = trees.flatten_names(sharding.by_rules(tree, mesh, rules))
+    specs = {name: tuple(place.spec) for name, place in placed.items()}
+    assert specs["params/head/kernel"] == (None, None, "spatial", "data")
+    assert specs["params/head/bias"] == (None,)  # 7 is odd
+    assert specs["step"] == ()
+    with pytest.raises(ValueError, match="'tail' matches no parameter"):
+        sharding.by_rules(tree, mesh, [("tail", ("data",))])
+    with pytest.raises(ValueError, match="2 axes for params/head/bias"):
+        sharding.by_rules(tree, mesh, [("head/bias", (None, "data"))])
 
 
 def _compile(model, batch, mesh):

@@ -20,7 +20,7 @@ def unbroken(tmp_path_factory):
 
     def checking(*args):
         # Operations that XLA cannot split by itself look for the mesh here.
-        assert dict(jax.sharding.get_abstract_mesh().shape) == {"data": 4}
+        assert dict(jax.sharding.get_abstract_mesh().shape) == {"data": 4, "spatial": 1}
         return normalise(*args)
 
     log_eval = reporting.Reporter.log_eval

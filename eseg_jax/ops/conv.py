@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eseg_jax.ops.kernels import input_gradient, on_every_device
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import Padding, out_size, pad, pad_pairs, tap
 
@@ -30,7 +31,7 @@ def conv(
       dilation: distance between taps, (rows, columns).
 
     Returns:
-      `[n,h',w',o]`, dtype of x. Differentiable; a stem in reverse mode only.
+      `[n,h',w',o]`, dtype of x. Differentiable in reverse mode only.
     """
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
         raise ValueError(
@@ -39,6 +40,7 @@ def conv(
         )
     window, strides, dilation = kernel.shape[:2], tuple(strides), tuple(dilation)
     pads = pad_pairs(x.shape, window, strides, padding, dilation)
+    kernel = on_every_device(kernel)
     if window == (1, 1):
         return _pointwise(x, kernel, strides, pads)
     if x.shape[-1] <= 4 and window == (3, 3) and (strides, dilation) == _STEM:
@@ -46,7 +48,7 @@ def conv(
     # The library's form is the fastest known in both directions on every platform:
     # im2col, a product for every tap, and phases of a strided gradient gain nothing
     # on CPU (benchmarks/ops.py).
-    return conv_reference(x, kernel, strides=strides, padding=pads, dilation=dilation)
+    return _dense(x, kernel, strides, pads, dilation)
 
 
 @operation
@@ -81,6 +83,29 @@ def conv_reference(x, kernel, *, strides=(1, 1), padding="SAME", dilation=(1, 1)
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _dense(x, kernel, strides, pads, dilation):
+    return conv_reference(x, kernel, strides=strides, padding=pads, dilation=dilation)
+
+
+def _dense_forward(x, kernel, strides, pads, dilation):
+    return _dense(x, kernel, strides, pads, dilation), (x, kernel)
+
+
+def _dense_backward(strides, pads, dilation, saved, g):
+    # Both are the library's own; by hand only for `on_every_device` within.
+    x, kernel = saved
+    library = functools.partial(
+        conv_reference, x, strides=strides, padding=pads, dilation=dilation
+    )
+    (kernel_grad,) = jax.vjp(library, kernel)[1](g)
+    x_grad = input_gradient(g, kernel, x.shape[1:3], strides, pads, dilation)
+    return x_grad, on_every_device(kernel_grad)
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
 def _pointwise(x, kernel, strides, pads):
@@ -146,8 +171,7 @@ def _stem_forward(x, kernel, pads):
 
 def _stem_backward(pads, saved, g):
     # Here the library's form is the faster one on CPU too.
-    library = functools.partial(conv_reference, strides=(2, 2), padding=pads)
-    return jax.vjp(library, *saved)[1](g)
+    return _dense_backward((2, 2), pads, (1, 1), saved, g)
 
 
 _stem.defvjp(_stem_forward, _stem_backward)

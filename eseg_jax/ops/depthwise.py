@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eseg_jax.ops.kernels import input_gradient, on_every_device
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import (
     Padding,
@@ -52,7 +53,7 @@ def depthwise_conv(
         )
     strides, dilation = tuple(strides), tuple(dilation)
     pads = pad_pairs(x.shape, kernel.shape[:2], strides, padding, dilation)
-    return _jit_depthwise(x, kernel, strides, pads, dilation)
+    return _jit_depthwise(x, on_every_device(kernel), strides, pads, dilation)
 
 
 def depthwise_conv_reference(
@@ -124,9 +125,13 @@ def _shifted(x, kernel, *, strides, pads, dilation):
 
 def _library_backward(x, kernel, g, *, strides, pads, dilation):
     library = functools.partial(
-        depthwise_conv_reference, strides=strides, padding=pads, dilation=dilation
+        depthwise_conv_reference, x, strides=strides, padding=pads, dilation=dilation
     )
-    return jax.vjp(library, x, kernel)[1](g)
+    (kernel_grad,) = jax.vjp(library, kernel)[1](g)
+    x_grad = input_gradient(
+        g, kernel, x.shape[1:3], strides, pads, dilation, depthwise=True
+    )
+    return x_grad, on_every_device(kernel_grad)
 
 
 def _shifted_backward(x, kernel, g, *, strides, pads, dilation, reduce):
