@@ -100,6 +100,9 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
     )
     # Micro-batches a step is split into; batch normalisation then sees each alone.
     config.accumulate_steps = 1
+    # What blocks of the network compute again for the gradient, to save memory: "none",
+    # "convolutions" (all but convolutions), or "blocks" (all but what enters a block).
+    config.remat = "none"
     # Updates with a loss or gradient that is not finite that may be skipped in a run.
     config.skip_nonfinite = 0
     config.ema_decay = 0.9998  # as EfficientDet

@@ -34,6 +34,12 @@ def validate(config: ConfigDict) -> None:
         config.dtype,
         "must be auto, bfloat16 or float32",
     )
+    check(
+        config.remat in ("none", "convolutions", "blocks"),
+        "remat",
+        config.remat,
+        "must be none, convolutions or blocks",
+    )
     for field in ("skip_nonfinite", "stuck_after"):
         check(config[field] >= 0, field, config[field], "must not be negative")
     first, _, end = config.profile.partition(":")

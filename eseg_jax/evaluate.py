@@ -52,7 +52,13 @@ def create_model(config: ConfigDict, num_classes: int):
     options = config.model.options.to_dict()
     classifies = input.is_classification(config)
     create = models.create_classifier if classifies else models.create
-    return create(config.model.name, num_classes, jnp.dtype(dtype), **options)
+    return create(
+        config.model.name,
+        num_classes,
+        jnp.dtype(dtype),
+        remat=config.get("remat", "none"),  # older runs have no such field
+        **options,
+    )
 
 
 def jit_eval_step(config: ConfigDict, model, num_classes: int, mesh: Mesh):

@@ -31,7 +31,12 @@ def info(name: str) -> Info:
 
 
 def create(
-    name: str, num_classes: int, dtype: jnp.dtype = jnp.float32, **overrides
+    name: str,
+    num_classes: int,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    remat: str = "none",
+    **overrides,
 ) -> nn.Module:
     """Builds a network.
 
@@ -39,6 +44,8 @@ def create(
       name: one of `names()`.
       num_classes: channels of the logits.
       dtype: compute type; parameters, statistics and logits are float32.
+      remat: a key of `layers.REMAT`: what blocks compute again for the gradient, to
+        save memory.
       **overrides: fields of the variant to change, such as max_level=7.
 
     Returns:
@@ -49,12 +56,17 @@ def create(
       ValueError: an unknown name or override.
     """
     return _family(name).create(
-        _variant(name, overrides), num_classes, jnp.dtype(dtype)
+        _variant(name, overrides), num_classes, dtype=jnp.dtype(dtype), remat=remat
     )
 
 
 def create_classifier(
-    name: str, num_classes: int, dtype: jnp.dtype = jnp.float32, **overrides
+    name: str,
+    num_classes: int,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    remat: str = "none",
+    **overrides,
 ) -> nn.Module:
     """Builds the classifier that a network's backbone is pre-trained in.
 
@@ -66,7 +78,7 @@ def create_classifier(
       {"logits": [n, num_classes] float32, "aux": {}}.
     """
     return _family(name).create_classifier(
-        _variant(name, overrides), num_classes, jnp.dtype(dtype)
+        _variant(name, overrides), num_classes, dtype=jnp.dtype(dtype), remat=remat
     )
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from eseg_jax.models.backbones import xception
 from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
-from eseg_jax.models.layers import PYTORCH, Conv, ConvBN, Style, classifier
+from eseg_jax.models.layers import PYTORCH, Conv, ConvBN, Style, block, classifier
 from eseg_jax.ops.resize import resize_bilinear
 
 # The fully connected layer of the attention is ImageNet's classifier (§3.3).
@@ -146,8 +146,8 @@ _CHOICES = {
 }
 
 
-def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> DFANet:
-    """Builds the network of a variant; `dtype` is the compute type."""
+def create(variant: Variant, num_classes: int, **style) -> DFANet:
+    """Builds the network of a variant; `style` has fields of `layers.Style`."""
     for option, choices in _CHOICES.items():
         if getattr(variant, option) not in choices:
             raise ValueError(
@@ -164,18 +164,16 @@ def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> DFANet:
             "DFANet's aggregation wide_attention is a form of the attention; "
             "set attention=True or another aggregation."
         )
-    return DFANet(num_classes, variant, dataclasses.replace(PYTORCH, dtype=dtype))
+    return DFANet(num_classes, variant, dataclasses.replace(PYTORCH, **style))
 
 
-def create_classifier(
-    variant: Variant, num_classes: int, dtype: jnp.dtype
-) -> Classifier:
+def create_classifier(variant: Variant, num_classes: int, **style) -> Classifier:
     """The first sub-network's Xception under ImageNet's classifier (§4.1).
 
     That classifier is the attention's fully connected layer; the attention itself
     has no part in pre-training (our choice).
     """
-    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    style = dataclasses.replace(PYTORCH, **style)
     backbone = xception.Xception(
         xception.FEATURES[variant.backbone], style, variant.projection
     )
@@ -232,11 +230,13 @@ class DFANet(nn.Module):
         if variant.decoder == "naive":
             x = deep[-1]
         elif variant.decoder == "aspp":
-            x = ASPP(style, name="aspp")(deep[-1], train)
+            x = block(ASPP, style)(style, name="aspp")(deep[-1], train)
         else:
-            x = Sum(style, smooth=variant.hl_smooth, name="hl")(deep, train)
+            x = block(Sum, style)(style, smooth=variant.hl_smooth, name="hl")(
+                deep, train
+            )
             if variant.decoder == "hl_ll":
-                low = Sum(style, smooth=True, name="ll")(shallow, train)
+                low = block(Sum, style)(style, smooth=True, name="ll")(shallow, train)
                 x = low + resize_bilinear(x, low.shape[1:3])
         return {"logits": classifier(self.num_classes, style)(x), "aux": {}}
 

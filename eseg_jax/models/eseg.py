@@ -27,6 +27,7 @@ from eseg_jax.models.layers import (
     SeparableConvBN,
     SqueezeExcite,
     Style,
+    block,
     classifier,
 )
 from eseg_jax.ops.resize import resize_bilinear, resize_nearest
@@ -115,17 +116,15 @@ INFO = {
 }
 
 
-def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> ESeg:
-    """Builds the network of a variant; `dtype` is the compute type."""
-    style = dataclasses.replace(TENSORFLOW, dtype=dtype)
+def create(variant: Variant, num_classes: int, **style) -> ESeg:
+    """Builds the network of a variant; `style` has fields of `layers.Style`."""
+    style = dataclasses.replace(TENSORFLOW, **style)
     return ESeg(num_classes, _encoder(variant, style), variant, style)
 
 
-def create_classifier(
-    variant: Variant, num_classes: int, dtype: jnp.dtype
-) -> Classifier:
+def create_classifier(variant: Variant, num_classes: int, **style) -> Classifier:
     """The variant's encoder under a classifier, as in its own paper."""
-    style = dataclasses.replace(TENSORFLOW, dtype=dtype)
+    style = dataclasses.replace(TENSORFLOW, **style)
     encoder = _encoder(variant, style)
     if not isinstance(encoder, efficientnet.EfficientNet):
         return Classifier(num_classes, encoder, "encoder", style)
@@ -140,7 +139,7 @@ def _encoder(variant: Variant, style: Style) -> nn.Module:
         # In the manner of PyTorch, whose public ImageNet weights then fit exactly.
         return resnet.ResNet(
             resnet.DEPTHS[variant.encoder],
-            dataclasses.replace(PYTORCH, dtype=style.dtype),
+            dataclasses.replace(PYTORCH, dtype=style.dtype, remat=style.remat),
         )
     if variant.encoder in efficientnet.SCALES or variant.encoder == "custom":
         width, depth = efficientnet.SCALES.get(
@@ -193,17 +192,19 @@ class ESeg(nn.Module):
         }
         if variant.decoder == "bifpn":
             for repeat in range(variant.repeats):
-                levels = BiFPNCell(
+                levels = block(BiFPNCell, style)(
                     style, activation, variant.fusion, name=f"bifpn_{repeat}"
                 )(levels, train)
         elif variant.decoder == "fpn":
-            levels = FPN(style, activation, name="fpn")(levels, train)
+            levels = block(FPN, style)(style, activation, name="fpn")(levels, train)
         else:
             raise ValueError(
                 f"ESeg has no decoder {variant.decoder!r}; choose bifpn or fpn."
             )
         x = LevelSum(name="level_sum")(levels)
-        x = SeparableConvBN(variant.features, style, activation, name="head")(x, train)
+        x = block(SeparableConvBN, style)(
+            variant.features, style, activation, name="head"
+        )(x, train)
         return {"logits": classifier(self.num_classes, style)(x), "aux": {}}
 
     @nn.nowrap

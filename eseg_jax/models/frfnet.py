@@ -29,6 +29,7 @@ from eseg_jax.models.layers import (
     ConvBN,
     MaxPool,
     Style,
+    block,
     classifier,
 )
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
@@ -121,22 +122,20 @@ _CHOICES = {
 }
 
 
-def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> FRFNet:
-    """Builds the network of a variant; `dtype` is the compute type."""
+def create(variant: Variant, num_classes: int, **style) -> FRFNet:
+    """Builds the network of a variant; `style` has fields of `layers.Style`."""
     for option, choices in _CHOICES.items():
         if getattr(variant, option) not in choices:
             raise ValueError(
                 f"FRFNet has no {option} {getattr(variant, option)!r}; "
                 f"choose one of {', '.join(choices)}."
             )
-    return FRFNet(num_classes, variant, dataclasses.replace(PYTORCH, dtype=dtype))
+    return FRFNet(num_classes, variant, dataclasses.replace(PYTORCH, **style))
 
 
-def create_classifier(
-    variant: Variant, num_classes: int, dtype: jnp.dtype
-) -> Classifier:
+def create_classifier(variant: Variant, num_classes: int, **style) -> Classifier:
     """The variant's backbone under a classifier; the paper trains from scratch."""
-    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    style = dataclasses.replace(PYTORCH, **style)
     backbone = Backbone(variant.stem, variant.depthwise, style)
     return Classifier(num_classes, backbone, "backbone", style)
 
@@ -157,9 +156,9 @@ class FRFNet(nn.Module):
         variant, style = self.variant, self.style
 
         def conv(name: str, x: jax.Array, features: int, kernel_size: int):
-            return ConvBN(features, style, kernel_size, activation=nn.relu, name=name)(
-                x, train
-            )
+            return block(ConvBN, style)(
+                features, style, kernel_size, activation=nn.relu, name=name
+            )(x, train)
 
         def attend(name: str, x: jax.Array) -> jax.Array:
             if variant.attention == "none":
@@ -186,7 +185,7 @@ class FRFNet(nn.Module):
 
         x = resize_bilinear(x, f1.shape[1:3])
         x = x + (nn.sigmoid(f1) * f1 if variant.sfm else f1)
-        logits = Head(self.num_classes, style, name="head")(x, train)
+        logits = block(Head, style)(self.num_classes, style, name="head")(x, train)
 
         aux = {}
         if variant.aux_heads and (train or self.is_initializing()):
@@ -194,7 +193,7 @@ class FRFNet(nn.Module):
                 # Initialising without training makes their parameters too; a corner
                 # of the map is enough for that.
                 x = x if train else x[:, :1, :1]
-                head = Head(self.num_classes, style, name=f"aux_{name}")
+                head = block(Head, style)(self.num_classes, style, name=f"aux_{name}")
                 aux[name] = head(x, train)
         return {"logits": logits, "aux": aux if train else {}}
 
@@ -241,14 +240,16 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> dict[int, jax.Array]:
-        x = Stem(self.stem, self.style, name="stem")(images, train)
+        x = block(Stem, self.style)(self.stem, self.style, name="stem")(images, train)
         features = {}
         for i, (inner, outer) in enumerate(STAGES):
             if i > 0:
-                x = Transition(self.style, name=f"transition_{i}")(x, train)
-            x = DAM(inner, outer, self.depthwise, self.style, name=f"dam_{i + 1}")(
-                x, train
-            )
+                x = block(Transition, self.style)(self.style, name=f"transition_{i}")(
+                    x, train
+                )
+            x = block(DAM, self.style)(
+                inner, outer, self.depthwise, self.style, name=f"dam_{i + 1}"
+            )(x, train)
             features[4 * 2**i] = x
         return features
 

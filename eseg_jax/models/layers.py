@@ -31,6 +31,8 @@ class Style:
       bn_epsilon: added to the variance.
       kernel_init: initialiser of convolution kernels [kh, kw, in, out].
       dtype: compute type; parameters and statistics are float32 whatever it is.
+      remat: a key of `REMAT`: what the blocks of a network compute again for their
+        gradient instead of keeping it.
     """
 
     padding: str
@@ -38,6 +40,30 @@ class Style:
     bn_epsilon: float
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+
+def _keep_convolutions(primitive, *_, **__) -> bool:
+    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+
+
+# What a block of a network keeps for its gradient: everything; its input; or also the
+# results of convolutions, after which only what is cheap is computed again.
+REMAT = {
+    "none": None,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "convolutions": _keep_convolutions,
+}
+
+
+def block(module: type[nn.Module], style: Style) -> type[nn.Module]:
+    """The class of a network's block, called (x, train), as `style.remat` has it.
+
+    The names of its parameters stay.
+    """
+    if style.remat == "none":
+        return module
+    return nn.remat(module, static_argnums=(2,), policy=REMAT[style.remat])
 
 
 # EfficientNet's initialisation: normal(0, sqrt(2 / fan_out)), untruncated.

@@ -28,6 +28,7 @@ from eseg_jax.models.layers import (
     ConvBN,
     MaxPool,
     Style,
+    block,
     classifier,
 )
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
@@ -174,8 +175,8 @@ _CHOICES = {
 }
 
 
-def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> SFNet:
-    """Builds the network of a variant; `dtype` is the compute type."""
+def create(variant: Variant, num_classes: int, **style) -> SFNet:
+    """Builds the network of a variant; `style` has fields of `layers.Style`."""
     for option, choices in _CHOICES.items():
         if getattr(variant, option) not in choices:
             raise ValueError(
@@ -188,7 +189,7 @@ def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> SFNet:
             f"SFNet with {variant.encoder} has no fam_levels {variant.fam_levels}; "
             f"choose from {', '.join(map(str, range(steps)))}."
         )
-    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    style = dataclasses.replace(PYTORCH, **style)
     # torch.nn.Conv2d's own initialisation, which the authors' decoder keeps:
     # uniform(-b, b) with b = 1 / sqrt(fan_in).
     head = dataclasses.replace(
@@ -198,11 +199,9 @@ def create(variant: Variant, num_classes: int, dtype: jnp.dtype) -> SFNet:
     return SFNet(num_classes, _encoder(variant, style), variant, head)
 
 
-def create_classifier(
-    variant: Variant, num_classes: int, dtype: jnp.dtype
-) -> Classifier:
+def create_classifier(variant: Variant, num_classes: int, **style) -> Classifier:
     """The variant's encoder under a classifier."""
-    style = dataclasses.replace(PYTORCH, dtype=dtype)
+    style = dataclasses.replace(PYTORCH, **style)
     return Classifier(num_classes, _encoder(variant, style), "encoder", style)
 
 
@@ -263,7 +262,7 @@ class SFNet(nn.Module):
         for level, x in enumerate(stages):
             note(f"stage{level}", x)
         if variant.context == "ppm":
-            x = PPM(width, style, resize, name="ppm")(stages[-1], train)
+            x = block(PPM, style)(width, style, resize, name="ppm")(stages[-1], train)
         else:
             x = ConvBN(width, style, activation=nn.relu, name="projection")(
                 stages[-1], train
@@ -287,14 +286,14 @@ class SFNet(nn.Module):
                 warped = resize(x, lateral.shape[1:3])
             # The sum goes down as it is; its 3x3 convolution only to the last fusion.
             x = lateral + note(f"warp{level}", warped)
-            smooth = ConvBN(
+            smooth = block(ConvBN, style)(
                 width, style, 3, activation=nn.relu, name=f"fpn_out_{level}"
             )(x, train)
             outputs.append(note(f"fpn_out{level}", smooth))
             if variant.deep_supervision and (train or self.is_initializing()):
                 # Initialising without training makes the parameters too; a corner of
                 # the map is enough for that.
-                aux[f"level_{level}"] = SupervisionHead(
+                aux[f"level_{level}"] = block(SupervisionHead, style)(
                     self.num_classes, width, style, name=f"dsn_{level}"
                 )(x if train else x[:, :1, :1], train)
         # Enlarged, not warped: "for fast speed, we adopt FAMs only in the adjacent
@@ -302,7 +301,9 @@ class SFNet(nn.Module):
         finest, *coarser = reversed(outputs)
         size = finest.shape[1:3]
         x = jnp.concatenate([finest, *(resize(y, size) for y in coarser)], axis=-1)
-        x = ConvBN(width, style, 3, activation=nn.relu, name="conv_last")(x, train)
+        x = block(ConvBN, style)(width, style, 3, activation=nn.relu, name="conv_last")(
+            x, train
+        )
         logits = note("logits_low", classifier(self.num_classes, style)(x))
         return {"logits": logits, "aux": aux if train else {}}
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from eseg_jax.models.backbones.resnet import BasicBlock
-from eseg_jax.models.layers import ConvBN, Style
+from eseg_jax.models.layers import ConvBN, Style, block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +62,17 @@ class DFNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
         x = images
         for name, features in (("stem1", 32), ("stem2", 64)):
-            x = ConvBN(features, self.style, 3, 2, activation=nn.relu, name=name)(
-                x, train
-            )
+            x = block(ConvBN, self.style)(
+                features, self.style, 3, 2, activation=nn.relu, name=name
+            )(x, train)
         taps = {}
         for stage in self.stages:
-            for block in range(stage.depth):
-                x = BasicBlock(
+            for i in range(stage.depth):
+                x = block(BasicBlock, self.style)(
                     stage.width,
-                    stage.strides if block == 0 else 1,
+                    stage.strides if i == 0 else 1,
                     self.style,
-                    name=f"{stage.name}_{block}",
+                    name=f"{stage.name}_{i}",
                 )(x, train)
             if stage.tap:
                 taps[stage.tap] = x

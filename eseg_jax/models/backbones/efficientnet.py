@@ -21,6 +21,7 @@ from eseg_jax.models.layers import (
     DropConnect,
     SqueezeExcite,
     Style,
+    block,
 )
 
 
@@ -191,15 +192,16 @@ class EfficientNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> dict[int, jax.Array]:
         activation = self.activation
-        block_type = (
-            FusedMBConv
-            if self.fused
-            else functools.partial(MBConv, squeeze=not self.lite)
-        )
+        if self.fused:
+            block_type = block(FusedMBConv, self.style)
+        else:
+            block_type = functools.partial(
+                block(MBConv, self.style), squeeze=not self.lite
+            )
         repeats = stage_repeats(self.depth, self.lite)
         total = sum(repeats)
 
-        x = ConvBN(
+        x = block(ConvBN, self.style)(
             self.outer_features(STEM_FEATURES),
             self.style,
             kernel_size=3,

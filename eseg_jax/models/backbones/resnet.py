@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from eseg_jax.models.layers import ConvBN, MaxPool, Style
+from eseg_jax.models.layers import ConvBN, MaxPool, Style, block
 
 # name: (kind of block, number of them in each of the four stages).
 DEPTHS = {
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> dict[int, jax.Array]:
         def conv(name: str, x: jax.Array, features: int, size: int, strides: int):
-            return ConvBN(
+            return block(ConvBN, self.style)(
                 features, self.style, size, strides, activation=nn.relu, name=name
             )(x, train)
 
@@ -103,13 +103,13 @@ class ResNet(nn.Module):
         x = MaxPool(self.style, self.ceil_mode)(x)
         kind, depths = self.depths
         for stage, depth in enumerate(depths):
-            for block in range(depth):
-                x = BLOCKS[kind](
+            for i in range(depth):
+                x = block(BLOCKS[kind], self.style)(
                     64 * 2**stage,
-                    strides=2 if stage > 0 and block == 0 else 1,
+                    strides=2 if stage > 0 and i == 0 else 1,
                     style=self.style,
                     dilation=DILATIONS[stage] if self.dilated else 1,
-                    name=f"layer{stage + 1}_{block}",
+                    name=f"layer{stage + 1}_{i}",
                 )(x, train)
             features[4 * 2**stage] = x
         return features

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eseg_jax.models.layers import ConvBN, MaxPool, Style
+from eseg_jax.models.layers import ConvBN, MaxPool, Style, block
 
 STEM_FEATURES = 24
 # (blocks, channels) of the stages at strides 8, 16 and 32.
@@ -61,21 +61,21 @@ class ShuffleNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> dict[int, jax.Array]:
-        x = ConvBN(STEM_FEATURES, self.style, 3, 2, activation=nn.relu, name="stem")(
-            images, train
-        )
+        x = block(ConvBN, self.style)(
+            STEM_FEATURES, self.style, 3, 2, activation=nn.relu, name="stem"
+        )(images, train)
         taps = {2: x}
         x = taps[4] = MaxPool(self.style, self.ceil_mode)(x)
         for stage, (depth, width) in enumerate(STAGES):
-            for block in range(depth):
-                x = ShuffleUnit(
+            for i in range(depth):
+                x = block(ShuffleUnit, self.style)(
                     width,
-                    strides=2 if block == 0 else 1,
+                    strides=2 if i == 0 else 1,
                     style=self.style,
-                    name=f"stage{stage + 2}_{block}",
+                    name=f"stage{stage + 2}_{i}",
                 )(x, train)
             taps[8 * 2**stage] = x
-        taps[32] = ConvBN(LAST_FEATURES, self.style, activation=nn.relu, name="conv5")(
-            x, train
-        )
+        taps[32] = block(ConvBN, self.style)(
+            LAST_FEATURES, self.style, activation=nn.relu, name="conv5"
+        )(x, train)
         return taps

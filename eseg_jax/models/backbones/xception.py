@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from eseg_jax.models.layers import Activation, ConvBN, Style
+from eseg_jax.models.layers import Activation, ConvBN, Style, block
 
 # Output channels of enc2, enc3 and enc4; inside a block there is a quarter of them.
 FEATURES = {"a": (48, 96, 192), "b": (32, 64, 128)}
@@ -92,7 +92,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for i in range(self.repeats):
-            x = Block(
+            x = block(Block, self.style)(
                 self.features,
                 self.style,
                 strides=2 if i == 0 else 1,
@@ -129,7 +129,7 @@ class Xception(nn.Module):
         features, stride = {}, 1
         if self.stem:
             stride = 2
-            features[stride] = x = ConvBN(
+            features[stride] = x = block(ConvBN, self.style)(
                 STEM_FEATURES, self.style, 3, 2, activation=nn.relu, name="conv1"
             )(x, train)
         for i, (width, repeats) in enumerate(zip(self.features, REPEATS, strict=True)):
