@@ -97,7 +97,8 @@ def lower(config: ConfigDict, mode: str, mesh, size: tuple[int, int]):
         if not hasattr(step, "lower"):
             raise PlanError(
                 "Images of many sizes, one at a time, are not evaluated by one "
-                f"program; set --config.eval.batch_size={mesh.shape['data']} to plan one size."
+                "program; set --config.eval.batch_size="
+                f"{mesh.shape['data']} to plan one size."
             )
         label = (batch,) if input.is_classification(config) else (batch, *size)
         arguments = {
@@ -178,7 +179,7 @@ def plan(config: ConfigDict, mode: str, topology: str, size: tuple[int, int]) ->
         "batch_size": batch,
         "size": list(crop),
         "accumulate_steps": config.accumulate_steps,
-        "remat": config.get("remat", None),
+        "remat": config.remat,
         "steps": config.total_steps if mode == "train" else None,
         "capacity": chip.memory,
     }
@@ -259,15 +260,14 @@ def advice(config: ConfigDict, mode: str, mesh) -> list[str]:
         smaller = max(1, config.pseudo.batch_size // 2)
         return [f"--config.pseudo.batch_size={smaller}", "--config.pseudo.flip=false"]
     found = []
-    if "remat" in config and not config.remat:
-        found.append("--config.remat")
+    if config.remat == "none":
+        found.append("--config.remat=blocks")
     batch, parts = config.input.batch_size, config.accumulate_steps
     if batch % (2 * parts * data) == 0:
         found.append(
             f"--config.accumulate_steps={2 * parts} (batch normalisation sees less)"
         )
-    if "spatial" in config.mesh:
-        found.append(f"--config.mesh.spatial={2 * config.mesh.spatial}")
+    found.append(f"--config.mesh.spatial={2 * config.mesh.spatial}")
     if batch > data:
         found.append(f"--config.input.batch_size={max(data, batch // 2)}")
     return [*found, "a slice of more chips"]

@@ -132,6 +132,8 @@ def test_advice_has_what_the_configuration_allows(mesh):
     config.input.batch_size = 16
     advice = " ".join(planning.advice(config, "train", mesh))
     assert "--config.accumulate_steps=2" in advice
+    assert "--config.remat=blocks --config" in advice
+    assert "--config.mesh.spatial=2" in advice
     assert "--config.input.batch_size=8" in advice
     assert planning.advice(config, "evaluate", mesh) == ["--config.eval.batch_size=2"]
 
