@@ -1,0 +1,91 @@
+"""Five steps of a network on a mesh, alone or as one of several processes.
+
+    python tests/mesh_worker.py OUT.npz '{"name": "dfanet_b", "size": [64, 64], …}'
+
+calls `run`, and the first process writes what it returns.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import tiny
+
+from eseg_jax import job, losses, models, optimizer, rng, sharding, state, steps
+from eseg_jax.trees import flatten_names
+
+
+def data(step, batch, size):
+    """A batch of patches of colour, a class each; an image in four has no label."""
+    draw = np.random.default_rng([step, *size])
+    label = draw.integers(0, 6, (batch, 5, 5))
+    label = label.repeat(-(-size[0] // 5), 1).repeat(-(-size[1] // 5), 2)
+    label = label[:, : size[0], : size[1]].astype(np.uint8)
+    image = draw.integers(0, 256, (6, 3))[label] // 2
+    image = image + draw.integers(0, 128, (*label.shape, 3))
+    label[label == 5] = 255
+    label[::4] = 255
+    return {"image": image.astype(np.uint8), "label": label}
+
+
+def run(name, size, mesh, devices=None, options=None, rules=(), count=5, batch=4):
+    """Trains on the mesh of the first `devices`, or of all.
+
+    Returns:
+      The scalars of every step and the leaves of the state after the first and the
+      last one, by name; and the HLO text of the step.
+    """
+    config = tiny.get_config()
+    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
+    model = models.create(name, 5, **(options or {}))
+    mesh = sharding.make_mesh(mesh, jax.devices()[:devices])
+
+    def init():
+        return state.init_state(model, tx, rng.stream(0, "init", 0))
+
+    def loss(outputs, labels):
+        return losses.segmentation_loss(
+            outputs,
+            labels,
+            ohem={"threshold": 0.9, "min_kept_fraction": 0.125},
+            aux_weights=dict.fromkeys(outputs["aux"], 0.4),
+            resize=models.enlarge(model),
+        )
+
+    step = steps.make_train_step(
+        model, tx, loss, mean=(120.0,) * 3, std=(60.0,) * 3, seed=0, ema_decay=0.99
+    )
+    shapes, whole = jax.eval_shape(init), sharding.replicated(mesh)
+    places = sharding.by_rules(shapes, mesh, rules)
+    first = data(0, batch, size)
+    with jax.set_mesh(mesh):
+        compiled = (
+            jax.jit(
+                step,
+                in_shardings=(places, sharding.of_batch(first, mesh)),
+                out_shardings=(places, whole),
+                donate_argnums=0,
+            )
+            .lower(shapes, first)
+            .compile()
+        )
+    train_state, found = jax.jit(init, out_shardings=places)(), {}
+    local = batch // jax.process_count()
+    mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+    for i in range(count):
+        rows = {key: x[mine] for key, x in data(i, batch, size).items()}
+        train_state, scalars = compiled(train_state, sharding.put_batch(rows, mesh))
+        found |= {f"{i}/{key}": np.asarray(x) for key, x in scalars.items()}
+        if i in (0, count - 1):
+            at_once = jax.device_put(train_state, whole)
+            leaves = flatten_names(jax.device_get(at_once))
+            found |= {f"{i}/state/{key}": np.array(x) for key, x in leaves.items()}
+    return found, compiled.as_text()
+
+
+if __name__ == "__main__":
+    job.join("auto")
+    found, _ = run(**json.loads(sys.argv[2]))
+    if jax.process_index() == 0:
+        np.savez(sys.argv[1], **found)

@@ -1,0 +1,118 @@
+"""Training is the same on any mesh: batches split, images split, over processes."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jobs
+import mesh_worker
+import numpy as np
+import pytest
+
+TINY = {"width": 0.1, "depth": 0.1, "features": 8, "drop_rate": 0.2}
+HALVES = {"data": 2, "spatial": 2}
+
+
+def differences(found, wanted):
+    """The largest difference of each kind of number, relative to its array's largest.
+
+    An array whose largest number is a hundredth of its kind's counts as that large:
+    the gradient of a bias before batch normalisation is rounding and nothing else.
+    """
+    kinds = collections.defaultdict(dict)
+    for name, x in wanted.items():
+        step, kind, *rest = name.split("/")
+        if kind == "state" and rest[0] in ("params", "batch_stats", "opt_state"):
+            # The momentum of the first step is its gradient, clipped and decayed.
+            kinds[f"{rest[0]} after {int(step) + 1}"][name] = x
+        elif kind in ("loss", "grad_norm"):
+            kinds[kind][name] = x
+    result = {}
+    for kind, leaves in kinds.items():
+        least = max(np.abs(x).max() for x in leaves.values()) / 100
+        result[kind] = max(
+            float(np.abs(found[name] - x).max() / max(np.abs(x).max(), least))
+            for name, x in leaves.items()
+        )
+    return result
+
+
+def collectives(hlo):
+    """How many there are of each kind, and the sizes of what is gathered."""
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    counts = collections.Counter(re.findall(rf"\s({kinds})(?:-start)?\(", hlo))
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", hlo)
+    sizes = [int(np.prod([int(x) for x in shape.split(",")])) for shape in shapes]
+    return counts, sorted(sizes)
+
+
+def test_images_split_by_rows():
+    """Levels of odd height and, at the end, of one row for two devices."""
+    task = {"name": "eseg_lite_s", "size": (66, 50), "options": TINY, "count": 2}
+    wanted, _ = mesh_worker.run(**task, mesh={"data": 1}, devices=1)
+    found, hlo = mesh_worker.run(**task, mesh=HALVES)
+    assert max(differences(found, wanted).values()) < 1e-5
+    counts, gathered = collectives(hlo)
+    assert counts["collective-permute"] > 0  # the rows at the seams
+    print(counts, gathered)
+
+
+# ---- All four networks on every mesh ----------------------------------------------
+
+MESHES = {
+    "data=4": {"mesh": {"data": 4}},
+    "data=2, spatial=2": {"mesh": HALVES},
+    "data=4, kernels sharded": {"mesh": {"data": 4}, "rules": [[".*kernel", ["data"]]]},
+}
+
+
+def _run_in_two_processes(out, task):
+    """Two processes of two devices each; returns what `mesh_worker.run` finds."""
+    port, tests = jobs.free_port(), pathlib.Path(__file__).parent
+    env = dict(
+        os.environ,
+        JAX_PLATFORMS="cpu",
+        JAX_NUM_CPU_DEVICES="2",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+        JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+        JAX_NUM_PROCESSES="2",
+        PYTHONPATH=os.pathsep.join([str(tests), str(tests.parent)]),
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, mesh_worker.__file__, str(out), json.dumps(task)],
+            env=env | {"JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    codes, logs = jobs.finish(*processes, seconds=3600)
+    assert codes == [0, 0], "\n".join(logs)
+    return dict(np.load(out))
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("size", [(64, 64), (66, 50)])
+@pytest.mark.parametrize(
+    "name", ["eseg_lite_s", "sfnet_df1", "dfanet_b", "frfnet_slim"]
+)
+def test_every_mesh(name, size, tmp_path):
+    task = {"name": name, "size": size}
+    wanted, _ = mesh_worker.run(**task, mesh={"data": 1}, devices=1)
+    worst = {}
+    for where, options in MESHES.items():
+        found, hlo = mesh_worker.run(**task, **options)
+        worst[where] = differences(found, wanted)
+        print(name, size, where, worst[where], *collectives(hlo), flush=True)
+    found = _run_in_two_processes(tmp_path / "two.npz", task | {"mesh": HALVES})
+    where = "2 processes of 2 devices"
+    worst[where] = differences(found, wanted)
+    print(name, size, where, worst[where], flush=True)
+    assert max(max(kinds.values()) for kinds in worst.values()) < 1e-5
