@@ -36,7 +36,7 @@ class Node:
       op: "input", "constant", the name of a function of `eseg_jax.ops` or one of the
         operations of `_node` below.
       inputs: the nodes it reads. Those of an elementwise operation may have sizes of 1
-        where the result has not.
+        where the result has not, or no axes at all.
       shape: of the result; -1 is a batch of any size.
       dtype: of the result.
       options: by name, as the function or the primitive of JAX has them.
@@ -166,7 +166,9 @@ def _results(eqn: JaxprEqn, args: list[Node]) -> list[Node]:
             equation = _equation(args, params["dimension_numbers"])
             return [_node("einsum", args, shape, out.dtype, equation=equation)]
         case _ if name in _ELEMENTWISE:
-            return [_elementwise(name, args, shape, out.dtype)]
+            computed = _common_shape(args)
+            result = _elementwise(name, args, computed, out.dtype)
+            return [_broadcast(result, shape)]
     raise ExportError(
         f"The network has the operation {name}, which no format can write yet; "
         "give it a rule in eseg_jax/export/graph.py and the formats."
@@ -271,6 +273,15 @@ def _equation(args: Sequence[Node], dimension_numbers) -> tuple[str, str, str]:
     return "".join(sides[0]), "".join(sides[1]), "".join([*shared, *rest])
 
 
+def _common_shape(args: Sequence[Node]) -> tuple[int, ...]:
+    """Numpy's rule for shapes of one rank or none, where -1 is a size as any other."""
+    shapes = [x.shape for x in args if x.shape]
+    return tuple(
+        next((size for size in sizes if size != 1), 1)
+        for sizes in zip(*shapes, strict=True)
+    )
+
+
 def _elementwise(name: str, args: Sequence[Node], shape, dtype) -> Node:
     """The operation, or less where one side is a constant that allows it."""
     if len(args) != 2:
@@ -283,7 +294,7 @@ def _elementwise(name: str, args: Sequence[Node], shape, dtype) -> Node:
         if x.shape == shape and np.all(other.value == neutral.get(name)):
             return x
         if name == "add" and x.op in CONVOLUTIONS and len(x.inputs) == 2:
-            if other.value.size in (1, shape[-1]) and other.shape[-1:] == shape[-1:]:
+            if other.value.size == shape[-1] and other.shape[-1:] == shape[-1:]:
                 bias = _constant(other.value.reshape(-1))
                 return _node(x.op, [*x.inputs, bias], shape, dtype, **x.options)
         if name == "div" and x.op == "reduce_sum" and other.value.size == 1:

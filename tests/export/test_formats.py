@@ -152,7 +152,7 @@ def _all_operations(x):
     x = jnp.stack([left, right], axis=-1).reshape(x.shape)
     y = adaptive_avg_pool(x, 3)
     y = jnp.broadcast_to(jnp.max(y, axis=(1, 2), keepdims=True), x.shape)
-    x = jnp.concatenate([x, y], axis=-1)
+    x = jnp.concatenate([x, 2 * y], axis=-1)
     x = x * jax.nn.sigmoid(x) + jax.nn.relu6(x) + jax.nn.softmax(x)
     flow = jnp.clip(x[..., :2] / 50, -1.5, 1.5)
     return bilinear_warp(x, flow, align_corners=False)

@@ -115,9 +115,3 @@ def test_training_is_refused():
     folded = fold(model, variables)
     with pytest.raises(ValueError, match="no batch normalisation left to train"):
         model.apply(folded, images(), train=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", models.names())
-def test_every_variant(name):
-    check(name)
