@@ -2,11 +2,13 @@
 
     python -m eseg_jax.tools.benchmark [names…] [--size=512x1024] [--batch=1]
         [--precision=float32|bfloat16] [--end=logits|labels] [--unfolded] [--host_copy]
-        [--backend=jax|torch] [--compile] [--seconds=3] [--no_floor] [--json=FILE]
+        [--backend=jax|onnxruntime|litert|saved_model|torch] [--compile] [--seconds=3]
+        [--no_floor] [--json=FILE]
 
 A name may be a pattern, 'sfnet_*'; without any it is every network. Weights are random:
-time does not depend on them. `--backend=torch` needs PyTorch and a checkout, and times
-the networks of benchmarks/peers, channels last, with --compile after torch.compile.
+time does not depend on them. Backends other than jax run an export of the network, made
+for the occasion, in its own runtime; `torch` needs a checkout and times the same
+network of benchmarks/peers, channels last, with --compile after torch.compile.
 
 Images are normalised and on the device. A call is timed from its start to its finished
 result, one after the other; throughput is that of calls which do not wait for each
@@ -22,6 +24,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import importlib.metadata
 import json
 import math
 import os
@@ -29,6 +32,7 @@ import pathlib
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,6 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eseg_jax import job, models
+from eseg_jax.export import formats, runtimes
 from eseg_jax.models import cost
 from eseg_jax.models.folding import fold
 from eseg_jax.ops.most_likely import most_likely
@@ -220,7 +225,42 @@ def prepare_torch(name: str, protocol: Protocol) -> Prepared:
     )
 
 
-BACKENDS = {"jax": prepare_jax, "torch": prepare_torch}
+# The backends that run an export: its format, and the module of its runtime.
+_EXPORTS = {
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "litert": ("litert", "ai_edge_litert"),
+    "saved_model": ("saved_model", "tensorflow"),
+}
+
+
+def prepare_export(name: str, protocol: Protocol, **options) -> Prepared:
+    """Our network, exported to a temporary folder and loaded by its own runtime."""
+    form, runtime = _EXPORTS[protocol.backend]
+    model, info = models.create(name, protocol.classes, **options), models.info(name)
+    export = formats.Options(form, protocol.size, protocol.batch, output=protocol.end)
+    meta = {"model": name, "mean": info.mean, "std": info.std}
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        variables = random_variables(model)
+        path = formats.write(model, variables, export, folder, meta=meta)
+        run = runtimes.load_runtime(path, _cores())
+    seconds = time.perf_counter() - begun
+    images = _images(protocol)
+    package, *_ = importlib.metadata.packages_distributions()[runtime]
+    return Prepared(
+        lambda: run(images),
+        lambda result: result,
+        _host(),
+        {package: importlib.metadata.version(package)},
+        seconds,
+    )
+
+
+BACKENDS = {
+    "jax": prepare_jax,
+    "torch": prepare_torch,
+    **dict.fromkeys(_EXPORTS, prepare_export),
+}
 
 
 def measure(prepared: Prepared, seconds: float) -> dict[str, float]:
@@ -399,6 +439,12 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"--{name}={getattr(args, name)} must be 1 or more.")
     if args.compile and args.backend != "torch":
         parser.error("--compile is for --backend=torch; jax always compiles.")
+    exported = args.backend in _EXPORTS
+    if exported and (args.unfolded or args.precision != "float32"):
+        parser.error(
+            f"--backend={args.backend} runs an export, which is float32 with batch "
+            "normalisation folded; leave out --unfolded and --precision."
+        )
     protocol = Protocol(
         args.backend,
         args.precision,
@@ -407,7 +453,7 @@ def main(argv: list[str] | None = None) -> None:
         args.classes,
         not args.unfolded,
         args.end,
-        args.host_copy,
+        args.host_copy or exported,  # these runtimes know no other result
         args.compile,
     )
     job.keep_memory()

@@ -1,5 +1,6 @@
 """Timing the inference of networks: what is run, what is said and what is counted."""
 
+import dataclasses
 import json
 
 import jax
@@ -27,6 +28,16 @@ def test_a_call_ends_with_labels_of_the_image_size(labels):
     assert isinstance(result, jax.Array)
     assert labels.compile_seconds > 0
     assert labels.versions == {"jax": jax.__version__}
+
+
+def test_an_export_gives_the_same_labels(labels):
+    pytest.importorskip("onnxruntime")
+    protocol = dataclasses.replace(PROTOCOL, backend="onnxruntime")
+    exported = benchmark.prepare_export("eseg_lite_s", protocol, **TINY)
+    assert list(exported.versions) == ["onnxruntime"]
+    # Rounding may turn a tie.
+    assert np.mean(exported() == labels()) > 0.999
+    assert len(np.unique(labels())) > 1
 
 
 def test_every_call_is_timed_to_its_end():
@@ -101,6 +112,7 @@ def test_table_and_json(labels, monkeypatch, capsys, tmp_path):
         (["eseg_s", "--batch=0"], "--batch=0 must be 1 or more"),
         (["eseg_s", "--size=64"], "is not HEIGHTxWIDTH"),
         (["eseg_s", "--compile"], "jax always compiles"),
+        (["eseg_s", "--backend=litert", "--unfolded"], "leave out --unfolded"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys, monkeypatch):
