@@ -92,7 +92,7 @@ def _backward(strides, pads, dilation, saved, g):
         *saved,
         g,
         cuda=functools.partial(_library_backward, **window),
-        tpu=functools.partial(_shifted_backward, reduce=_sum_taps, **window),
+        tpu=functools.partial(_tpu_backward, **window),
         default=functools.partial(_shifted_backward, reduce=_sum_in_chunks, **window),
     )
 
@@ -148,6 +148,22 @@ def _shifted_backward(x, kernel, g, *, strides, pads, dilation, reduce):
     )
     taps = [start for start, _ in _taps(kernel, dilation)]
     kernel_grad = reduce(x, g, taps, strides, pads).reshape(kernel.shape)
+    return x_grad.astype(x.dtype), kernel_grad.astype(kernel.dtype)
+
+
+def _tpu_backward(x, kernel, g, *, strides, pads, dilation):
+    """As `_shifted_backward`; without strides the adjoint is a convolution, too.
+
+    That is one fused pass, where the phases of `collect` are cut out of larger arrays.
+    """
+    window = {"strides": strides, "pads": pads, "dilation": dilation}
+    if strides != (1, 1):
+        return _shifted_backward(x, kernel, g, reduce=_sum_taps, **window)
+    reach = [(k - 1) * d for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    around = tuple((r - a, r - b) for r, (a, b) in zip(reach, pads, strict=True))
+    x_grad = _shifted(g, kernel[::-1, ::-1], **window | {"pads": around})
+    taps = [start for start, _ in _taps(kernel, dilation)]
+    kernel_grad = _sum_taps(x, g, taps, strides, pads).reshape(kernel.shape)
     return x_grad.astype(x.dtype), kernel_grad.astype(kernel.dtype)
 
 

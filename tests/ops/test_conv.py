@@ -1,13 +1,17 @@
 """The dense convolution against the library's form and sums done by hand."""
 
 import functools
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import op_checks
 import pytest
 
+from eseg_jax.ops import windows
 from eseg_jax.ops.conv import conv, conv_reference
+
+conv_file = sys.modules[conv.__module__]  # the package's name for it is the function
 
 # Image, kernel, options: each of the forms, and the edges of each.
 CASES = {
@@ -51,6 +55,16 @@ def test_reference(case):
     inputs, function, options = make(case)
     reference = functools.partial(conv_reference, **options)
     op_checks.check_reference(function, reference, *inputs)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "stem" in case])
+def test_form_of_the_stem_for_tpu(case):
+    (x, kernel), _, options = make(case)
+    padding = options.get("padding", "SAME")
+    pads = windows.pad_pairs(x.shape, (3, 3), (2, 2), padding)
+    form = functools.partial(conv_file._patches_times_kernel, pads=pads)
+    reference = functools.partial(conv_reference, **options)
+    op_checks.check_reference(form, reference, x, kernel)
 
 
 def test_values():

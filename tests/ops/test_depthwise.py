@@ -1,6 +1,7 @@
 """The depthwise convolution against the library's form and sums done by hand."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,11 @@ import numpy as np
 import op_checks
 import pytest
 
+from eseg_jax.ops import windows
 from eseg_jax.ops.depthwise import depthwise_conv, depthwise_conv_reference
+
+# The package's name for the file is the function.
+depthwise_file = sys.modules[depthwise_conv.__module__]
 
 CASES = {
     "3x3": ((2, 5, 19, 3), (3, 3), {}),
@@ -27,6 +32,7 @@ CASES = {
         (3, 3),
         {"strides": (2, 1), "padding": ((3, 0), (0, 4))},
     ),
+    "cropped": ((1, 6, 7, 2), (3, 3), {"padding": ((2, -1), (0, 3))}),
     "dilation": ((1, 9, 8, 2), (3, 2), {"strides": (2, 3), "dilation": (2, 3)}),
 }
 
@@ -42,6 +48,26 @@ def test_reference(case):
     inputs, function, options = make(case)
     reference = functools.partial(depthwise_conv_reference, **options)
     op_checks.check_reference(function, reference, *inputs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_for_tpu(case):
+    (x, kernel), function, options = make(case)
+    options = {"strides": (1, 1), "dilation": (1, 1), "padding": "SAME", **options}
+    strides, dilation = options["strides"], options["dilation"]
+    form = functools.partial(
+        depthwise_file._tpu_backward,
+        pads=windows.pad_pairs(
+            x.shape, kernel.shape[:2], strides, options["padding"], dilation
+        ),
+        strides=strides,
+        dilation=dilation,
+    )
+    g = op_checks.normal(*function(x, kernel).shape)
+    reference = functools.partial(depthwise_conv_reference, **options)
+    op_checks.assert_close(
+        jax.jit(form)(x, kernel, g), jax.vjp(reference, x, kernel)[1](g), 1e-5
+    )
 
 
 def test_values():
