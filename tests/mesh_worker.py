@@ -5,7 +5,9 @@
 calls `run`, and the first process writes what it returns.
 """
 
+import collections as counting
 import json
+import re
 import sys
 
 import jax
@@ -29,17 +31,10 @@ def data(step, batch, size):
     return {"image": image.astype(np.uint8), "label": label}
 
 
-def run(name, size, mesh, devices=None, options=None, rules=(), count=5, batch=4):
-    """Trains on the mesh of the first `devices`, or of all.
-
-    Returns:
-      The scalars of every step and the leaves of the state after the first and the
-      last one, by name; and the HLO text of the step.
-    """
+def compile_step(model, batch, mesh, rules=()):
+    """The initialiser of a train state and the compiled train step."""
     config = tiny.get_config()
     tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
-    model = models.create(name, 5, **(options or {}))
-    mesh = sharding.make_mesh(mesh, jax.devices()[:devices])
 
     def init():
         return state.init_state(model, tx, rng.stream(0, "init", 0))
@@ -58,30 +53,48 @@ def run(name, size, mesh, devices=None, options=None, rules=(), count=5, batch=4
     )
     shapes, whole = jax.eval_shape(init), sharding.replicated(mesh)
     places = sharding.by_rules(shapes, mesh, rules)
-    first = data(0, batch, size)
+    step = jax.jit(
+        step,
+        in_shardings=(places, sharding.of_batch(batch, mesh)),
+        out_shardings=(places, whole),
+        donate_argnums=0,
+    )
     with jax.set_mesh(mesh):
-        compiled = (
-            jax.jit(
-                step,
-                in_shardings=(places, sharding.of_batch(first, mesh)),
-                out_shardings=(places, whole),
-                donate_argnums=0,
-            )
-            .lower(shapes, first)
-            .compile()
-        )
-    train_state, found = jax.jit(init, out_shardings=places)(), {}
+        compiled = step.lower(shapes, batch).compile()
+    return jax.jit(init, out_shardings=places), compiled
+
+
+def run(name, size, mesh, devices=None, options=None, rules=(), count=5, batch=4):
+    """Trains on the mesh of the first `devices`, or of all.
+
+    Returns:
+      The scalars of every step and the leaves of the state after the first and the
+      last one, by name; and the HLO text of the step.
+    """
+    mesh = sharding.make_mesh(mesh, jax.devices()[:devices])
+    model = models.create(name, 5, **(options or {}))
+    init, step = compile_step(model, data(0, batch, size), mesh, rules)
+    train_state, found = init(), {}
     local = batch // jax.process_count()
     mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
     for i in range(count):
         rows = {key: x[mine] for key, x in data(i, batch, size).items()}
-        train_state, scalars = compiled(train_state, sharding.put_batch(rows, mesh))
+        train_state, scalars = step(train_state, sharding.put_batch(rows, mesh))
         found |= {f"{i}/{key}": np.asarray(x) for key, x in scalars.items()}
         if i in (0, count - 1):
-            at_once = jax.device_put(train_state, whole)
+            at_once = jax.device_put(train_state, sharding.replicated(mesh))
             leaves = flatten_names(jax.device_get(at_once))
             found |= {f"{i}/state/{key}": np.array(x) for key, x in leaves.items()}
-    return found, compiled.as_text()
+    return found, step.as_text()
+
+
+def collectives(hlo):
+    """How many there are of each kind, and the sizes of what is gathered."""
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    counts = counting.Counter(re.findall(rf"\s({kinds})(?:-start)?\(", hlo))
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", hlo)
+    sizes = [int(np.prod([int(x) for x in shape.split(",")])) for shape in shapes]
+    return counts, sorted(sizes)
 
 
 if __name__ == "__main__":

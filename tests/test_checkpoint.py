@@ -60,6 +60,24 @@ def test_round_trip(tmp_path, mesh):
         assert found.sharding == sharding.replicated(mesh)
 
 
+def test_any_mesh_and_rules(tmp_path):
+    """What one mesh split is restored on another, split otherwise or not at all."""
+    state = _state(5.0, width=4)
+    first = sharding.make_mesh({"data": 4})
+    places = sharding.by_rules(state, first, [("trace", ("data",))])
+    manager = checkpoint.open_manager(tmp_path, keep=2)
+    saved = jax.device_put(state, places)
+    assert saved.opt_state[0]["trace"].addressable_data(0).shape == (2, 1)
+    checkpoint.save(manager, 5, saved, {}, None, wait=True)
+    second = sharding.make_mesh({"data": 2, "spatial": 2})
+    for rules in ([("trace", ("spatial", "data"))], []):
+        places = sharding.by_rules(state, second, rules)
+        found, _ = checkpoint.restore(manager, jax.eval_shape(lambda: state), places)
+        assert found.opt_state[0]["trace"].sharding == places.opt_state[0]["trace"]
+        jax.tree.map(np.testing.assert_array_equal, found, state)
+    manager.close()
+
+
 def test_a_relative_folder(tmp_path, mesh, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _save("runs/one", [5])

@@ -4,7 +4,6 @@ import collections
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ import mesh_worker
 import numpy as np
 import pytest
 
-TINY = {"width": 0.1, "depth": 0.1, "features": 8, "drop_rate": 0.2}
+TINY = {"width": 0.1, "depth": 0.1, "features": 8, "max_level": 6, "drop_rate": 0.2}
 HALVES = {"data": 2, "spatial": 2}
 
 
@@ -41,24 +40,17 @@ def differences(found, wanted):
     return result
 
 
-def collectives(hlo):
-    """How many there are of each kind, and the sizes of what is gathered."""
-    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    counts = collections.Counter(re.findall(rf"\s({kinds})(?:-start)?\(", hlo))
-    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", hlo)
-    sizes = [int(np.prod([int(x) for x in shape.split(",")])) for shape in shapes]
-    return counts, sorted(sizes)
-
-
-def test_images_split_by_rows():
+def test_batches_and_images_split():
     """Levels of odd height and, at the end, of one row for two devices."""
-    task = {"name": "eseg_lite_s", "size": (66, 50), "options": TINY, "count": 2}
+    task = {"name": "eseg_lite_s", "size": (34, 26), "options": TINY, "count": 2}
     wanted, _ = mesh_worker.run(**task, mesh={"data": 1}, devices=1)
+    found, hlo = mesh_worker.run(**task, mesh={"data": 4})
+    assert max(differences(found, wanted).values()) < 1e-5
+    assert mesh_worker.collectives(hlo)[0].keys() == {"all-reduce"}
     found, hlo = mesh_worker.run(**task, mesh=HALVES)
     assert max(differences(found, wanted).values()) < 1e-5
-    counts, gathered = collectives(hlo)
+    counts, gathered = mesh_worker.collectives(hlo)
     assert counts["collective-permute"] > 0  # the rows at the seams
-    print(counts, gathered)
 
 
 # ---- All four networks on every mesh ----------------------------------------------
@@ -110,9 +102,11 @@ def test_every_mesh(name, size, tmp_path):
     for where, options in MESHES.items():
         found, hlo = mesh_worker.run(**task, **options)
         worst[where] = differences(found, wanted)
-        print(name, size, where, worst[where], *collectives(hlo), flush=True)
+        print(
+            name, size, where, worst[where], *mesh_worker.collectives(hlo), flush=True
+        )
     found = _run_in_two_processes(tmp_path / "two.npz", task | {"mesh": HALVES})
     where = "2 processes of 2 devices"
     worst[where] = differences(found, wanted)
-    print(name, size, where, worst[where], flush=True)
+    print(name, size, where, worst[where])
     assert max(max(kinds.values()) for kinds in worst.values()) < 1e-5

@@ -1,16 +1,15 @@
 """Meshes, placement of batches, and what the compiled step says to other devices."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
+import mesh_worker
 import numpy as np
 import pytest
-import tiny
 from jax.experimental import topologies
 
-from eseg_jax import evaluate, losses, optimizer, rng, sharding, state, steps, trees
+from eseg_jax import evaluate, optimizer, sharding, state, trees
 from eseg_jax.models import sfnet
 from eseg_jax.models.backbones import dfnet
 from eseg_jax.models.layers import PYTORCH
@@ -96,78 +95,6 @@ def test_rules_by_name():
         sharding.by_rules(tree, mesh, [("head/bias", (None, "data"))])
 
 
-def _compile(model, batch, mesh):
-    """The initialiser of a train state and the compiled train step."""
-    whole, split = sharding.replicated(mesh), sharding.batched(mesh)
-    config = tiny.get_config()
-    tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
-
-    def init():
-        return state.init_state(model, tx, rng.stream(0, "init", 0))
-
-    def loss(outputs, labels):
-        return losses.segmentation_loss(
-            outputs,
-            labels,
-            ohem={"threshold": 0.9, "min_kept_fraction": 0.125},
-            aux_weights=dict.fromkeys(outputs["aux"], 0.4),
-        )
-
-    step = steps.make_train_step(
-        model, tx, loss, mean=(120.0,) * 3, std=(60.0,) * 3, seed=0, ema_decay=0.99
-    )
-    step = jax.jit(
-        step,
-        in_shardings=(whole, split),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-    )
-    with jax.set_mesh(mesh):
-        compiled = step.lower(jax.eval_shape(init), batch).compile()
-    return jax.jit(init, out_shardings=whole), compiled
-
-
-def _run(config, devices, count=3):
-    """Losses and final state of a few steps on some devices, and the HLO text."""
-    mesh = sharding.make_mesh({"data": -1}, devices)
-    draw = np.random.default_rng(0)
-    batch = {
-        "image": draw.integers(0, 256, (4, 48, 48, 3)).astype(np.uint8),
-        "label": draw.integers(0, 19, (4, 48, 48)).astype(np.uint8),
-    }
-    batch["label"][0] = 255  # devices with different numbers of valid pixels
-    init, compiled = _compile(evaluate.create_model(config, 19), batch, mesh)
-    train_state, values = init(), []
-    batch = sharding.put_batch(batch, mesh)
-    for _ in range(count):
-        train_state, scalars = compiled(train_state, batch)
-        values.append(float(scalars["loss"]))
-    return values, jax.device_get(train_state), compiled.as_text()
-
-
-def _collectives(hlo):
-    return set(
-        re.findall(
-            r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
-            r"(?:-start)?\(",
-            hlo,
-        )
-    )
-
-
-def test_four_devices_equal_one(tiny_config):
-    values1, state1, _ = _run(tiny_config, jax.devices()[:1])
-    values4, state4, hlo = _run(tiny_config, jax.devices())
-    np.testing.assert_allclose(values4, values1, rtol=1e-5)
-    for one, four in zip(
-        jax.tree.leaves((state1.batch_stats, state1.ema_batch_stats)),
-        jax.tree.leaves((state4.batch_stats, state4.ema_batch_stats)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
-    assert _collectives(hlo) == {"all-reduce"}
-
-
 @pytest.mark.parametrize(
     "platform", ["cpu", pytest.param("tpu", marks=pytest.mark.tpu_aot)]
 )
@@ -194,8 +121,8 @@ def test_sfnet_gathers_no_batch(platform, mesh, monkeypatch):
         "image": jax.ShapeDtypeStruct((*shape, 3), np.uint8),
         "label": jax.ShapeDtypeStruct(shape, np.uint8),
     }
-    _, compiled = _compile(model, batch, mesh)
-    assert _collectives(compiled.as_text()) == {"all-reduce"}
+    _, compiled = mesh_worker.compile_step(model, batch, mesh)
+    assert mesh_worker.collectives(compiled.as_text())[0].keys() == {"all-reduce"}
 
 
 def test_no_two_leaves_share_memory(tiny_config):
