@@ -2,8 +2,9 @@
 
     python benchmarks/selftrain.py --workdir=DIR --camvid=FOLDER [--steps=400] …
 
-FOLDER is CamVid in SegNet's layout. A quarter of the 367 training images (92, every
-fourth) keeps its labels; the other 275 count as unlabelled. For each seed
+FOLDER is CamVid in SegNet's layout; --shrink=2 halves its images first. A quarter of
+the 367 training images (92, every fourth) keeps its labels; the other 275 count as
+unlabelled. For each seed
 
     teacher   is trained on the 92, in --cycles runs of --steps that each go on from the
               one before,
@@ -26,6 +27,8 @@ import statistics
 import subprocess
 import sys
 
+from PIL import Image
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _KINDS = ("teacher", "student", "baseline")
 _SPLITS = ("val", "test")
@@ -38,6 +41,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/eseg_lite_s.py:camvid")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--cycles", type=int, default=2)
+    parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("rest", nargs="*", help="-- --config.FIELD=VALUE …")
@@ -76,17 +80,32 @@ def main() -> None:
 
 
 def _part(args, name: str, chosen) -> pathlib.Path:
-    """CamVid's folder with some lines of train.txt; the images are links."""
+    """CamVid's folder with some lines of train.txt; the rest are links or smaller."""
     folder = args.workdir / "data" / name
     folder.mkdir(parents=True, exist_ok=True)
     for path in args.camvid.resolve().iterdir():
         target = folder / path.name
-        if path.name != "train.txt" and not target.exists():
+        if path.name == "train.txt" or target.exists():
+            continue
+        if path.is_file() or args.shrink == 1:
             target.symlink_to(path)
+        else:
+            _shrink(path, target, args.shrink)
     lines = (args.camvid / "train.txt").read_text().splitlines()
     lines = [line for number, line in enumerate(lines) if chosen(number)]
     (folder / "train.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def _shrink(source: pathlib.Path, target: pathlib.Path, times: int) -> None:
+    """Writes a folder's images smaller by area averages, labels by their nearest id."""
+    target.mkdir()
+    labels = source.name.endswith("annot")
+    for path in source.iterdir():
+        with Image.open(path) as image:
+            size = image.width // times, image.height // times
+            how = Image.Resampling.NEAREST if labels else Image.Resampling.BOX
+            image.resize(size, how).save(target / path.name, quality=95)
 
 
 def _main(args, folder: pathlib.Path, *flags: str) -> None:
