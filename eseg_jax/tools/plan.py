@@ -3,7 +3,7 @@
   python -m eseg_jax.tools.plan --config=configs/eseg_s.py --topology=v5e:2x4 \
       --topology=v6e:2x4 [--mode=train|evaluate|pseudo_label] [--config.…=…]
   python -m eseg_jax.tools.plan --config=configs/eseg_l.py --topology=v5e:2x4 \
-      --sweep=input.batch_size=16,32 --sweep=accumulate_steps=1,2
+      --sweep=input.batch_size=16,32 --sweep=remat=none,convolutions,blocks
 
 Compiles the step that the mode would run for each slice, ahead of time, which takes
 minutes (`pip install libtpu`, Linux on x86). Prints what came out and writes it to
@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 import sys
 
 import jax
@@ -62,17 +63,21 @@ def with_fields(config: ConfigDict, fields: dict[str, str]) -> ConfigDict:
     return config
 
 
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise PlanError(f"--size={text} must be HxW in pixels, such as 1024x2048.")
+    return tuple(map(int, text.split("x"))) if text else None
+
+
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; all are --flag=value.")
     jax.config.update("jax_platforms", "cpu")
     config, mode, records = _CONFIG.value, _MODE.value, []
-    size = tuple(config.dataset.get("size", _CITYSCAPES))
-    if _SIZE.value:
-        size = tuple(int(x) for x in _SIZE.value.split("x"))
     out = epath.Path(_OUT.value)
     command = "python -m eseg_jax.tools.plan " + " ".join(sys.argv[1:])
     try:
+        size = _size(_SIZE.value) or tuple(config.dataset.get("size", _CITYSCAPES))
         variants = combinations(_SWEEP.value)
         for topology, fields in itertools.product(_TOPOLOGY.value, variants):
             varied = with_fields(config, fields)

@@ -7,7 +7,7 @@ import jax
 import pytest
 import tiny
 
-from eseg_jax import planning, tpu
+from eseg_jax import planning, sharding, tpu
 from eseg_jax.report import plan as plan_page
 from eseg_jax.tools import plan
 
@@ -168,6 +168,21 @@ def test_flops_of_the_modes():
     config.pseudo.update(scales=(1.0, 2.0), flip=True)
     labels = planning.image_flops(config, "pseudo_label", (48, 48))
     assert labels == 2 * (1 + 4) * once
+
+
+@pytest.mark.parametrize("mode", planning.MODES)
+def test_each_mode_lowers_its_own_step(mode):
+    config = tiny.get_config()
+    mesh = sharding.make_mesh(config.mesh)
+    lowered, batch = planning.lower(config, mode, mesh, (64, 32))
+    images = {
+        "train": (4, 48, 48),
+        "evaluate": (4, 64, 32),
+        "pseudo_label": (4, 64, 32),
+    }
+    assert batch == 4
+    # The bytes of the images are among the arguments.
+    assert (*images[mode], 3) in [x.shape for x in jax.tree.leaves(lowered.in_avals)]
 
 
 @pytest.mark.tpu_aot
