@@ -1,6 +1,7 @@
 """Meshes, placement of batches, and what the compiled step says to other devices."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,20 @@ def test_processes_and_slices_are_outermost(monkeypatch):
     assert [chip.slice_index for chip in grid[:, 0]] == [0] * 4 + [1] * 4
     with pytest.raises(ValueError, match="split an image over processes.* 4 devices"):
         sharding.make_mesh({"data": 2, "spatial": 8}, chips)
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("spatial", [1, 2, 4])
+def test_the_mesh_of_a_slice(monkeypatch, spatial):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    slice_ = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4")
+    mesh = sharding.make_mesh({"data": -1, "spatial": spatial}, slice_.devices)
+    hosts = [[chip.process_index for chip in row] for row in mesh.devices]
+    assert hosts == sorted([[host] * spatial for host in range(4)] * (4 // spatial))
+    for row in mesh.devices:
+        for a, b in itertools.pairwise(chip.coords for chip in row):
+            assert np.abs(np.subtract(a, b)).sum() <= (1 if spatial == 2 else 2)
 
 
 def test_mesh_that_does_not_fill_the_devices():

@@ -69,6 +69,9 @@ def test_run_leaves_what_it_promises(unbroken, tiny_config):
     assert all(0 <= r["miou"] <= 1 for r in records if r["split"] == "val")
     written = json.loads((folder / "config.json").read_text())
     assert written["config"]["model"]["name"] == "eseg_lite_s"
+    assert written["mesh"] == "data 4 x spatial 1"
+    assert written["batch"] == "4 images a step, 1 at a time on each of 4 chips"
+    assert written["learning_rate"].startswith("0.08 for the whole batch")
     assert len(list((folder / "images").glob("*.png"))) == 4  # two images, twice
     scores = (folder / "scores_val-ema.csv").read_text().splitlines()
     assert scores[0] == "step 6,miou,pixel_accuracy" and len(scores) == 7
