@@ -109,7 +109,10 @@ def _litert(path: str, threads: int | None) -> Network:
     interpreter = _needed("ai_edge_litert.interpreter").Interpreter(
         path, num_threads=threads or os.cpu_count()
     )
-    interpreter.allocate_tensors()
+    try:
+        interpreter.allocate_tensors()
+    except RuntimeError as error:
+        raise ExportError(f"LiteRT cannot run {path}: {error}") from error
     (source,), (output,) = (
         interpreter.get_input_details(),
         interpreter.get_output_details(),

@@ -86,9 +86,8 @@ def test_logits_of_any_batch(network, kind, tmp_path):
     np.testing.assert_allclose(found, logits(network, images), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["litert", "onnx"], indirect=True)
 def test_labels_of_uint8_images(network, kind, tmp_path):
-    if kind == "stablehlo":
-        pytest.skip("the next test runs it")
     path = written(network, tmp_path, kind, output="labels", uint8=True)
     (image,) = photos()
     found = eseg_jax.load(path)(image)
@@ -158,13 +157,12 @@ def _all_operations(x):
     return bilinear_warp(x, flow, align_corners=False)
 
 
+@pytest.mark.parametrize("kind", ["saved_model", "litert", "onnx"], indirect=True)
 def test_every_operation(kind, tmp_path):
     images = np.random.default_rng(2).normal(size=(1, 30, 41, 3)).astype("f")
     nodes = trace(_all_operations, jax.ShapeDtypeStruct(images.shape, jnp.float32))
     path = str(tmp_path / formats.FILES[kind])
     match kind:
-        case "stablehlo":
-            pytest.skip("XLA runs the operations as they are")
         case "onnx":
             onnx_format.write(*nodes, "out", path)
         case "saved_model":
