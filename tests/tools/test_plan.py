@@ -127,6 +127,18 @@ def test_message_of_a_program_that_does_not_fit():
     assert planning.too_large("INVALID_ARGUMENT: something else") == {}
 
 
+def test_what_does_not_fit_is_said():
+    large = _record() | planning.too_large(_MESSAGE) | {"advice": ["--config.remat=x"]}
+    for key in ("hbm", "seconds"):
+        del large[key]
+    refused = {"topology": "v5e:2x4", "refused": "6 of 8", "fields": {"batch": "6"}}
+    shown = plan_page.text(large)
+    assert "DOES NOT FIT: 22.50 of 15.75 GiB" in shown and "--config.remat=x" in shown
+    assert "f32[2,512,1024,19]" in shown
+    page = plan_page.page([large, refused], None, "plan")
+    assert "Nothing fits" in page and "v5e:2x4, batch=6" in page and "6 of 8" in page
+
+
 def test_advice_has_what_the_configuration_allows(mesh):
     config = tiny.get_config()
     config.input.batch_size = 16
