@@ -62,6 +62,13 @@ def mesh() -> jax.sharding.Mesh:
     )
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> str:
+    """Compiled programs of real processes; JAX_COMPILATION_CACHE_DIR keeps them."""
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return kept or str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def tiny_config():
     """The configuration of tests/tiny.py; a test may change its fields."""

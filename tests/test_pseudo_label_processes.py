@@ -12,6 +12,8 @@ from PIL import Image
 from eseg_jax.input import pseudo
 
 _IMAGES = 60
+# A constant schedule: the program of the other tests that start processes.
+_TRAIN = ("--config.total_steps=2", "--config.optimizer.schedule=constant")
 
 
 @pytest.fixture(autouse=True)
@@ -21,16 +23,11 @@ def _no_process_left():
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def job(tmp_path_factory, cache):
     """start(folder, count) labels images by a trained run; and a folder for results."""
     root = tmp_path_factory.mktemp("job")
     run, images = root / "run", root / "images"
-    _finish(jobs.start(run, "--config.total_steps=2", cache=cache, fork=True))
+    _finish(jobs.start(run, *_TRAIN, cache=cache, fork=True))
     images.mkdir()
     for k in range(_IMAGES):
         noise = np.random.default_rng(k).integers(0, 256, (120, 160 - k % 2, 3))
@@ -44,7 +41,7 @@ def job(tmp_path_factory, cache):
                 "--mode=pseudo_label",
                 f"--config.pseudo.images={images}",
                 f"--config.pseudo.output={out}",
-                "--config.pseudo.threshold=0.06",
+                "--config.pseudo.threshold=0.056",
                 "--config.pseudo.scales=(1.0,)",
                 cache=cache,
                 process=(i, count),
@@ -120,14 +117,13 @@ def test_student_learns_from_them_and_is_the_next_teacher(job, cache):
         return jobs.start(workdir, *flags, cache=cache, fork=True)
 
     student = root / "student"
-    flags = ("--config.total_steps=2", f"--config.dataset.pseudo={out}")
-    _finish(run(student, *flags))
+    _finish(run(student, *_TRAIN, f"--config.dataset.pseudo={out}"))
     flags = ("--config.pseudo.split=val", "--config.pseudo.scales=(1.0,)")
     _finish(run(student, "--mode=pseudo_label", *flags))
     meta = pseudo.read_meta(student / "pseudo" / "val")
     splits = [seen.get("split") for seen in meta["trained_on"]]
     assert splits == ["train", "train", None]
     # Labels of the validation split must not teach who is measured on it.
-    flags = ("--config.total_steps=2", f"--config.dataset.pseudo={student}/pseudo/val")
+    flags = (*_TRAIN, f"--config.dataset.pseudo={student}/pseudo/val")
     codes, logs = jobs.finish(run(root / "next", *flags), seconds=900)
     assert codes == [1] and "is to be measured on scenes 'val'" in logs[0]
