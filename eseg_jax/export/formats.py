@@ -14,7 +14,8 @@ import numpy as np
 
 from eseg_jax import __version__, models
 from eseg_jax.export import onnx_format, tf_format
-from eseg_jax.export.graph import ExportError, trace
+from eseg_jax.export.errors import ExportError
+from eseg_jax.export.graph import trace
 from eseg_jax.models.folding import fold
 from eseg_jax.ops.most_likely import most_likely
 from eseg_jax.steps import normalise

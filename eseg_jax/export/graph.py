@@ -18,12 +18,8 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
+from eseg_jax.export.errors import ExportError
 from eseg_jax.ops.operation import as_nodes
-
-
-class ExportError(ValueError):
-    """What the user must change before a network can be exported."""
-
 
 _count = itertools.count()
 

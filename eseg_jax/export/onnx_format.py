@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eseg_jax.export.errors import needed
 from eseg_jax.export.graph import CONVOLUTIONS, Node, reachable
 from eseg_jax.ops.adaptive_pool import bin_averages
 from eseg_jax.ops.windows import pad_pairs
@@ -42,8 +43,8 @@ _RESIZES = {
 
 def write(source: Node, output: Node, output_name: str, path: str) -> None:
     """Writes the graph between two nodes; the input's name is "images"."""
-    import onnx
-    from onnx import helper
+    onnx = needed("onnx")
+    helper = onnx.helper
 
     writer = _Writer(onnx)
     for node in reachable(output):

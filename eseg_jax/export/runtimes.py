@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from eseg_jax.export.errors import ExportError, needed
 from eseg_jax.export.formats import read_meta
-from eseg_jax.export.graph import ExportError
 from eseg_jax.steps import normalise
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -94,7 +93,7 @@ def _stablehlo(path: str, threads: int | None) -> Network:
 
 def _saved_model(path: str, threads: int | None) -> Network:
     del threads
-    tf = _needed("tensorflow")
+    tf = needed("tensorflow")
     signature = tf.saved_model.load(path).signatures["serving_default"]
     (name,) = signature.structured_input_signature[1]
 
@@ -106,7 +105,7 @@ def _saved_model(path: str, threads: int | None) -> Network:
 
 
 def _litert(path: str, threads: int | None) -> Network:
-    interpreter = _needed("ai_edge_litert.interpreter").Interpreter(
+    interpreter = needed("ai_edge_litert.interpreter").Interpreter(
         path, num_threads=threads or os.cpu_count()
     )
     try:
@@ -127,7 +126,7 @@ def _litert(path: str, threads: int | None) -> Network:
 
 
 def _onnx(path: str, threads: int | None) -> Network:
-    onnxruntime = _needed("onnxruntime")
+    onnxruntime = needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors: it warns of what its own passes leave
@@ -136,13 +135,3 @@ def _onnx(path: str, threads: int | None) -> Network:
     )
     (source,) = session.get_inputs()
     return lambda images: session.run(None, {source.name: images})[0]
-
-
-def _needed(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ExportError(
-            f"{module.split('.')[0]} is not installed; "
-            "pip install 'eseg_jax[export]' brings it."
-        ) from error

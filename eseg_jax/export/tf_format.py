@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from eseg_jax.export.graph import CONVOLUTIONS, ExportError, Node, reachable
+from eseg_jax.export.errors import ExportError
+from eseg_jax.export.graph import CONVOLUTIONS, Node, reachable
 from eseg_jax.ops.adaptive_pool import bin_averages
 from eseg_jax.ops.windows import pad_pairs
 

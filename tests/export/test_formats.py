@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from PIL import Image
 import eseg_jax
 from eseg_jax import models
 from eseg_jax.export import compare, formats, onnx_format, tf_format
-from eseg_jax.export.graph import ExportError, reachable, trace
+from eseg_jax.export.errors import ExportError
+from eseg_jax.export.graph import reachable, trace
 from eseg_jax.export.runtimes import Exported, load_runtime
 from eseg_jax.models.folding import fold
 from eseg_jax.ops import conv, depthwise_conv, max_pool, resize_bilinear, resize_nearest
@@ -209,6 +211,12 @@ def test_unknown_operations_are_named():
 def test_options_that_do_not_go_together(options, words):
     with pytest.raises(ExportError, match=words):
         formats.Options(*options).check()
+
+
+def test_what_is_not_installed_is_named(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ExportError, match=r"pip install 'eseg_jax\[export\]'"):
+        written(network, tmp_path, "onnx")
 
 
 def test_not_an_export(tmp_path):
