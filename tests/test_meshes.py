@@ -12,8 +12,12 @@ import mesh_worker
 import numpy as np
 import pytest
 
-TINY = {"width": 0.1, "depth": 0.1, "features": 8, "max_level": 6, "drop_rate": 0.2}
+TINY = {"width": 0.1, "depth": 0.1, "features": 8, "max_level": 5, "drop_rate": 0.2}
 HALVES = {"data": 2, "spatial": 2}
+# Of float32 sums in another order. Statistics over a few pixels amplify it: their
+# gradients differ by 1e-5 from data=1 to data=4 already. A sum that counts a device
+# twice, or leaves out a row, is off by tenths.
+TOLERANCE = 1e-4
 
 
 def differences(found, wanted):
@@ -42,14 +46,14 @@ def differences(found, wanted):
 
 def test_batches_and_images_split():
     """Levels of odd height and, at the end, of one row for two devices."""
-    task = {"name": "eseg_lite_s", "size": (34, 26), "options": TINY, "count": 2}
+    task = {"name": "eseg_lite_s", "size": (18, 26), "options": TINY, "count": 2}
     wanted, _ = mesh_worker.run(**task, mesh={"data": 1}, devices=1)
     found, hlo = mesh_worker.run(**task, mesh={"data": 4})
-    assert max(differences(found, wanted).values()) < 1e-5
+    assert max(differences(found, wanted).values()) < TOLERANCE
     assert mesh_worker.collectives(hlo)[0].keys() == {"all-reduce"}
     found, hlo = mesh_worker.run(**task, mesh=HALVES)
-    assert max(differences(found, wanted).values()) < 1e-5
-    counts, gathered = mesh_worker.collectives(hlo)
+    assert max(differences(found, wanted).values()) < TOLERANCE
+    counts, _ = mesh_worker.collectives(hlo)
     assert counts["collective-permute"] > 0  # the rows at the seams
 
 
@@ -109,4 +113,4 @@ def test_every_mesh(name, size, tmp_path):
     where = "2 processes of 2 devices"
     worst[where] = differences(found, wanted)
     print(name, size, where, worst[where])
-    assert max(max(kinds.values()) for kinds in worst.values()) < 1e-5
+    assert max(max(kinds.values()) for kinds in worst.values()) < TOLERANCE
