@@ -6,11 +6,10 @@ FOLDER is CamVid in SegNet's layout; --shrink=2 halves its images first. A quart
 the 367 training images (92, every fourth) keeps its labels; the other 275 count as
 unlabelled. For each seed
 
-    teacher   is trained on the 92, in --cycles runs of --steps that each go on from the
-              one before,
-    student   goes on from it for --steps, with the 92 and the teacher's pseudo-labels
-              of the 275, half and half,
-    baseline  goes on from it, as long and with as large batches, with the 92 alone.
+    baseline  is trained on the 92,
+    teacher   goes on from the baseline with the 92, as long again,
+    student   starts where the baseline did, with the 92 and the teacher's pseudo-labels
+              of the 275, half and half, as long and with as large batches.
 
 Each is evaluated on val and test by its last weights. The same command resumes. At the
 end the table is in DIR/table.md, means and standard deviations over the seeds; what
@@ -30,7 +29,7 @@ import sys
 from PIL import Image
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_KINDS = ("teacher", "student", "baseline")
+_KINDS = ("baseline", "teacher", "student")
 _SPLITS = ("val", "test")
 
 
@@ -40,7 +39,6 @@ def main() -> None:
     parser.add_argument("--camvid", type=pathlib.Path, required=True)
     parser.add_argument("--config", default="configs/eseg_lite_s.py:camvid")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--cycles", type=int, default=2)
     parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--threshold", type=float, default=0.5)
@@ -53,11 +51,9 @@ def main() -> None:
         common = [f"--config.seed={seed}", f"--config.total_steps={args.steps}"]
         common += [f"--config.checkpoint_every={args.steps}", *args.rest]
         on_few = [*common, f"--config.dataset.root={few}"]
-        start = []
-        for cycle in range(args.cycles - 1, -1, -1):
-            folder = args.workdir / f"teacher{seed}{f'_{cycle}' if cycle else ''}"
-            _main(args, folder, *on_few, *start)
-            start = [f"--config.init_from={folder}", "--config.init_part=all"]
+        _main(args, folders["baseline"], *on_few)
+        start = [f"--config.init_from={folders['baseline']}", "--config.init_part=all"]
+        _main(args, folders["teacher"], *on_few, *start)
         labels = folders["teacher"] / "pseudo" / "train"
         _main(
             args,
@@ -69,8 +65,7 @@ def main() -> None:
             f"--config.pseudo.output={labels}",
         )
         pseudo = [f"--config.dataset.pseudo={labels}"]
-        _main(args, folders["student"], *on_few, *start, *pseudo)
-        _main(args, folders["baseline"], *on_few, *start)
+        _main(args, folders["student"], *on_few, *pseudo)
         for kind in _KINDS:
             for split in _SPLITS:
                 flag = f"--config.dataset.eval_split={split}"
@@ -123,8 +118,7 @@ def _main(args, folder: pathlib.Path, *flags: str) -> None:
 def _table(args) -> None:
     """Writes the table of what is evaluated so far."""
     lines = [
-        f"{args.config}, {args.cycles} cycles of {args.steps} steps, threshold "
-        f"{args.threshold}; mIoU in %",
+        f"{args.config}, {args.steps} steps, threshold {args.threshold}; mIoU in %",
         "",
         "| | " + " | ".join(_SPLITS) + " | seeds |",
         "|---|---|---|---|",
