@@ -71,7 +71,7 @@ def row(name: str) -> str:
 def write_table() -> None:
     head = (
         "| configuration | crop | HBM GiB of 15.75 | ms a step | images/s/chip | MFU %"
-        " | hours | collectives | compiled in s |\n" + 9 * "|---" + "|\n"
+        " | hours | collectives | compiled in s, busy |\n" + 9 * "|---" + "|\n"
     )
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
