@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eseg_jax.ops.cpu import apart
 from eseg_jax.ops.kernels import input_gradient, on_every_device
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import (
@@ -77,6 +78,7 @@ def _depthwise(x, kernel, strides, pads, dilation):
     return lax.platform_dependent(
         x,
         kernel,
+        cpu=functools.partial(_shifted, pads=pads, wrap=apart, **window),
         cuda=functools.partial(depthwise_conv_reference, padding=pads, **window),
         default=functools.partial(_shifted, pads=pads, **window),
     )
@@ -91,9 +93,12 @@ def _backward(strides, pads, dilation, saved, g):
     return lax.platform_dependent(
         *saved,
         g,
+        cpu=apart(
+            functools.partial(_shifted_backward, reduce=_sum_in_chunks, **window)
+        ),
         cuda=functools.partial(_library_backward, **window),
         tpu=functools.partial(_tpu_backward, **window),
-        default=functools.partial(_shifted_backward, reduce=_sum_in_chunks, **window),
+        default=functools.partial(_shifted_backward, reduce=_sum_taps, **window),
     )
 
 
@@ -111,16 +116,24 @@ def _taps(kernel, dilation):
     ]
 
 
-def _shifted(x, kernel, *, strides, pads, dilation):
-    """One fused pass: pad once, then a multiply-add for every tap."""
+def _shifted(x, kernel, *, strides, pads, dilation, wrap=lambda function: function):
+    """One fused pass: pad once, then a multiply-add for every tap.
+
+    `wrap` decorates the multiply-adds.
+    """
     size = out_size(x.shape, kernel.shape[:2], strides, pads, dilation)
     dtype = sum_type(x.dtype)
-    padded, weights = pad(x, pads), kernel[:, :, None, None].astype(dtype)
-    out = sum(
-        tap(padded, start, size, strides).astype(dtype) * weights[index]
-        for start, index in _taps(kernel, dilation)
-    )
-    return out.astype(x.dtype)
+    weights = kernel[:, :, None, None].astype(dtype)
+
+    @wrap
+    def total(padded, weights):
+        out = sum(
+            tap(padded, start, size, strides).astype(dtype) * weights[index]
+            for start, index in _taps(kernel, dilation)
+        )
+        return out.astype(x.dtype)
+
+    return total(pad(x, pads), weights)
 
 
 def _library_backward(x, kernel, g, *, strides, pads, dilation):

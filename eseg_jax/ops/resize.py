@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from eseg_jax.ops.cpu import apart
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import sum_type
 
@@ -85,14 +86,18 @@ def _resize_by(matrix, x, size):
 def _resize(x, source, target, matrix):
     rows, columns = (matrix(s, t) for s, t in zip(source, target, strict=True))
 
-    def separable(x):
+    def separable(x, wrap=lambda function: function):
         y = x.astype(sum_type(x.dtype))
         # Columns first leaves the wide product, or the fused pass, for the end.
-        y = _map_axis(y, 2, columns)
-        return _map_axis(y, 1, rows).astype(x.dtype)
+        y = wrap(functools.partial(_map_axis, axis=2, matrix=columns))(y)
+        y = wrap(functools.partial(_map_axis, axis=1, matrix=rows))(y)
+        return y.astype(x.dtype)
 
     return lax.platform_dependent(
-        x, tpu=functools.partial(_products, rows, columns), default=separable
+        x,
+        cpu=functools.partial(separable, wrap=apart),
+        tpu=functools.partial(_products, rows, columns),
+        default=separable,
     )
 
 
@@ -103,14 +108,18 @@ def _forward(x, source, target, matrix):
 def _backward(source, target, matrix, _, g):
     rows, columns = (matrix(s, t) for s, t in zip(source, target, strict=True))
 
-    def separable(g):
+    def separable(g, wrap=lambda function: function):
         y = g.astype(sum_type(g.dtype))
-        y = _map_axis_adjoint(y, 1, rows)
-        return _map_axis_adjoint(y, 2, columns).astype(g.dtype)
+        y = wrap(functools.partial(_map_axis_adjoint, axis=1, matrix=rows))(y)
+        y = wrap(functools.partial(_map_axis_adjoint, axis=2, matrix=columns))(y)
+        return y.astype(g.dtype)
 
     return (
         lax.platform_dependent(
-            g, tpu=functools.partial(_products, rows.T, columns.T), default=separable
+            g,
+            cpu=functools.partial(separable, wrap=apart),
+            tpu=functools.partial(_products, rows.T, columns.T),
+            default=separable,
         ),
     )
 

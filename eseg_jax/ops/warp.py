@@ -6,16 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import AxisType, PartitionSpec
 
 from eseg_jax.ops import warp_tpu
+from eseg_jax.ops.cpu import one_function
 from eseg_jax.ops.operation import operation
-
-# XLA's CPU compiler makes one machine function of a call that is marked so. It starts
-# a task for every operation of every trip of a loop otherwise, which at 64 channels
-# takes as long as the arithmetic. Where XLA does not know the marks they do nothing.
-_ONE_FUNCTION = {"inlineable": "false", "xla_cpu_small_call": "true"}
 
 
 @operation
@@ -283,13 +278,12 @@ def _backward_loop(features, row, column, up, left, cotangent):
             lax.dynamic_update_slice(products, product[None], (i, zero)),
         )
 
-    @jax.jit
+    @one_function
     def loop(carry):
         return lax.fori_loop(zero, jnp.int32(rows.size), body, carry)
 
     zeros = jnp.zeros_like(padded), jnp.zeros((rows.size, 4), wide)
-    with set_xla_metadata(**_ONE_FUNCTION):
-        d_padded, products = loop(zeros)
+    d_padded, products = loop(zeros)
     d_features = d_padded.reshape(n, h + 2, w + 2, c)[:, 1:-1, 1:-1]
     products = [products[:, tap].reshape(row.shape) for tap in range(4)]
     return d_features, *_d_fractions(products, up, left)
