@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from eseg_jax.trees import flatten_names, map_with_names
 
 AXES = ("data", "spatial")
+_LEAST_ROWS = 32
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 
@@ -168,6 +169,13 @@ def check_rows(height: int, mesh: Mesh, field: str) -> None:
             f"{field}: a height of {height} cannot be divided among the {spatial} "
             f"devices of the spatial axis; choose {height // spatial * spatial} or "
             f"{(height // spatial + 1) * spatial}, or another --config.mesh.spatial."
+        )
+    if spatial > 1 and height < _LEAST_ROWS * spatial:
+        raise ValueError(
+            f"{field}: a height of {height} leaves fewer than {_LEAST_ROWS} rows to "
+            f"each of the {spatial} devices of the spatial axis; so few are not worth "
+            "splitting, and gradients of nine rows were found wrong: set "
+            "--config.mesh.spatial=1."
         )
 
 

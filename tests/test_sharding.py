@@ -92,6 +92,9 @@ def test_images_and_labels_are_split_by_rows():
     assert odd.addressable_shards[0].data.shape == (1, 5, 3, 3)
     with pytest.raises(ValueError, match="crop: a height of 5 .* choose 4 or 6"):
         sharding.check_rows(5, mesh, "config.input.crop")
+    with pytest.raises(ValueError, match="fewer than 32 rows"):
+        sharding.check_rows(62, mesh, "config.input.crop")
+    sharding.check_rows(64, mesh, "config.input.crop")
 
 
 def test_rules_by_name():

@@ -115,7 +115,7 @@ def _results(eqn: JaxprEqn, args: list[Node]) -> list[Node]:
     if name != "broadcast_in_dim" and all(x.op == "constant" for x in args):
         return _computed(eqn, [x.value for x in args])
     match name:
-        case "stop_gradient" | "copy":
+        case "stop_gradient" | "copy" | "name":
             return args
         case "operation":
             return [_operation(args, shape, out.dtype, **params)]

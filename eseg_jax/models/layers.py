@@ -12,6 +12,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from eseg_jax.ops.conv import conv
 from eseg_jax.ops.depthwise import depthwise_conv
@@ -43,16 +44,12 @@ class Style:
     remat: str = "none"
 
 
-def _keep_convolutions(primitive, *_, **__) -> bool:
-    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
-
-
 # What a block of a network keeps for its gradient: everything; its input; or also the
 # results of convolutions, after which only what is cheap is computed again.
 REMAT = {
     "none": None,
     "blocks": jax.checkpoint_policies.nothing_saveable,
-    "convolutions": _keep_convolutions,
+    "convolutions": jax.checkpoint_policies.save_only_these_names("convolution"),
 }
 
 
@@ -121,6 +118,8 @@ class Conv(nn.Module):
             padding=padding,
             dilation=(self.dilation, self.dilation),
         )
+        if style.remat == "convolutions":
+            x = checkpoint_name(x, "convolution")
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(style.dtype).reshape(1, 1, 1, -1)
