@@ -42,12 +42,7 @@ INPUT_MAY_IMPORT = {"input", "rng", "config"}
 
 # Where a name may occur: every other file of the package is refused.
 OWNERS = {
-    # Its checkpoints are read by TensorFlow alone, inside one function.
-    "tensorflow": (
-        "eseg_jax/input/",
-        "eseg_jax/export/",
-        "eseg_jax/models/weight_files.py",
-    ),
+    "tensorflow": ("eseg_jax/input/",),
     "orbax": ("eseg_jax/checkpoint.py",),
     "flax.linen": ("eseg_jax/models/",),
     # An operation with a loop in it brings its own sharded wrapper; kernels are whole.

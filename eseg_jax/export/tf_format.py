@@ -30,7 +30,7 @@ _REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_mean")
 
 def write_saved_model(source: Node, output: Node, name: str, path: str) -> None:
     """Writes a SavedModel: its signature takes "images" and gives {name: output}."""
-    import tensorflow as tf
+    from eseg_jax.input.tf_cpu import tf
 
     module = _module(tf, source, output, name)
     tf.saved_model.save(module, str(path), signatures=module.call)
@@ -54,7 +54,7 @@ def write_litert(
         stay as they are.
       calibration: makes inputs [n, h, w, 3], some hundred of them at best.
     """
-    import tensorflow as tf
+    from eseg_jax.input.tf_cpu import tf
 
     if source.shape[0] == -1:
         raise ExportError(

@@ -1,7 +1,8 @@
 """Files of weights -> {name: float32 array}, by the kind that their name says.
 
-torch and TensorFlow are imported by the one function that needs each. Nothing here
-runs code out of a file: arrays are read with pickling off or restricted to tensors.
+torch is imported by the one function that needs it. Nothing here runs code out of a
+file: arrays are read with pickling off or restricted to tensors. TensorFlow's
+checkpoints are read by `eseg_jax.input.tf_checkpoint`.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ def read(path) -> dict[str, np.ndarray]:
 
     Args:
       path: .npz, .safetensors, .pth or .pt (a state dict, or a dict with one under
-        "state_dict"; needs torch), or a TensorFlow checkpoint's prefix or folder.
+        "state_dict"; needs torch).
 
     Raises:
       WeightsError: no such file, another kind, a broken file, or torch is missing.
     """
     path, kind = epath.Path(path), epath.Path(path).suffix
-    if kind == ".index" or path.with_name(path.name + ".index").exists():
-        reader = _read_tensorflow
+    if is_tensorflow(path):
+        raise WeightsError(
+            f"{path} is a TensorFlow checkpoint: python -m eseg_jax.tools.convert "
+            "takes it; in Python give the arrays of eseg_jax.input.tf_checkpoint.read."
+        )
     elif path.is_dir():
-        if not (path / "checkpoint").exists():
-            raise WeightsError(
-                f"{path} is a folder without a TensorFlow checkpoint; name one of "
-                f"{_KINDS}."
-            )
-        reader = _read_tensorflow
+        raise WeightsError(
+            f"{path} is a folder without a TensorFlow checkpoint; name one of {_KINDS}."
+        )
     elif not path.exists():
         raise WeightsError(f"There is no file {path}; name one of {_KINDS}.")
     elif kind == ".npz":
@@ -78,6 +79,13 @@ def read(path) -> dict[str, np.ndarray]:
         name: np.asarray(x, np.float32) if jnp.issubdtype(x.dtype, np.floating) else x
         for name, x in arrays.items()
     }
+
+
+def is_tensorflow(path) -> bool:
+    """Whether a path is the prefix, index or folder of a TensorFlow checkpoint."""
+    path = epath.Path(path)
+    index = path.suffix == ".index" or path.with_name(path.name + ".index").exists()
+    return index or (path.is_dir() and (path / "checkpoint").exists())
 
 
 def digest(path) -> str:
@@ -139,18 +147,4 @@ def _read_torch(path) -> dict[str, np.ndarray]:
     return {
         name: (x.float() if x.is_floating_point() else x).numpy()
         for name, x in state.items()
-    }
-
-
-def _read_tensorflow(path) -> dict[str, np.ndarray]:
-    import tensorflow as tf
-
-    prefix = str(path).removesuffix(".index")
-    reader = tf.train.load_checkpoint(prefix)
-    # Strings, with which newer checkpoints describe themselves, are no weights.
-    types = reader.get_variable_to_dtype_map()
-    return {
-        name: np.asarray(reader.get_tensor(name))
-        for name, dtype in types.items()
-        if dtype != tf.string
     }

@@ -87,11 +87,18 @@ def convert(
 
     Arguments and errors are those of `weights.convert`; `source` may be a run too.
     """
-    path = epath.Path(source)
-    run = path.is_dir() and not (path / "checkpoint").exists()
+    arrays, path = source, epath.Path(source)
+    run = path.is_dir() and not weight_files.is_tensorflow(path)
+    if run:
+        arrays = init_from.read(path)
+    elif weight_files.is_tensorflow(path):
+        # Here, as the other kinds of file do without TensorFlow.
+        from eseg_jax.input import tf_checkpoint
+
+        arrays = tf_checkpoint.read(path)
     variables, record = weights.translate(
         name,
-        init_from.read(path) if run else source,
+        arrays,
         num_classes,
         classifier=classifier,
         **options,

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from eseg_jax import models
+from eseg_jax.input import tf_checkpoint
 from eseg_jax.models import weight_files, weights
 from eseg_jax.models.weight_files import WeightsError
 from eseg_jax.tools import convert as tool
@@ -307,7 +308,9 @@ def test_tensorflow_checkpoint(tmp_path):
     values = {"stem/kernel": np.arange(4, dtype=np.float32)}
     saved = tf.train.Checkpoint(**{k: tf.Variable(x) for k, x in values.items()})
     prefix = saved.write(str(tmp_path / "model.ckpt-1"))
-    read = weight_files.read(prefix)
+    with pytest.raises(WeightsError, match="tools.convert takes it"):
+        weight_files.read(prefix)
+    read = tf_checkpoint.read(prefix)
     name = next(name for name in read if name.startswith("stem"))
     np.testing.assert_array_equal(read[name], values["stem/kernel"])
 
