@@ -34,7 +34,7 @@ from eseg_jax import (
 from eseg_jax.config import validate
 from eseg_jax.input import datasets
 from eseg_jax.report.files import write_scores, write_text
-from eseg_jax.reporting import write_worst
+from eseg_jax.report.gallery import write_worst
 
 _logger = logging.getLogger(__name__)
 

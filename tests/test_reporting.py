@@ -416,16 +416,6 @@ def test_time_split_is_exclusive_and_complete(tmp_path, clock):
     assert totals["seconds"]["compile"] == 10.0
 
 
-def test_section_ends_when_its_block_raises(clock):
-    stopwatch = reporting.Stopwatch()
-    with pytest.raises(KeyError), stopwatch.section("step"):
-        clock.now += 1
-        raise KeyError
-    clock.now += 2
-    spent = stopwatch.read()
-    assert (spent["step"], spent["other"]) == (1.0, 2.0)
-
-
 def test_progress_is_one_plain_line_in_ten_seconds(tmp_path, capsys, clock):
     run = reporter(tmp_path)
     run.resume(0, 0)

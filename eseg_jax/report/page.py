@@ -12,8 +12,9 @@ import numpy as np
 
 from eseg_jax.report import charts, html
 
+FILM_STEPS = 8  # earlier predictions shown of an image
+
 _SHEET_WIDTH = 1440
-_FILM_STEPS = 8
 _LISTED_CONFUSIONS = 12
 _TIME_PARTS = {
     "compile": ("compile", "#8b7fd4"),
@@ -323,7 +324,7 @@ def _pictures(run: Run) -> str:
     blocks = []
     for name, (step, tiles) in run.pictures.items():
         earlier = spread(
-            [s for s in sorted(run.film.get(name, {})) if s < step], _FILM_STEPS
+            [s for s in sorted(run.film.get(name, {})) if s < step], FILM_STEPS
         )
         small = (
             (s, html.image(run.film[name][s], html.TILE_WIDTH, f"{name}, step {s}"))

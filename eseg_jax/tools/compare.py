@@ -24,7 +24,7 @@ from eseg_jax.report import compare as compare_page
 from eseg_jax.report import page, panels
 from eseg_jax.report.compare import Side
 from eseg_jax.report.files import JsonLines, file_name, read_scores, write_text
-from eseg_jax.reporting import read_worst
+from eseg_jax.report.gallery import read_worst
 
 
 def main(argv: list[str] | None = None) -> int:
