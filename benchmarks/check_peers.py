@@ -15,7 +15,7 @@ import torch
 from peers import layers, weights
 
 from eseg_jax import models
-from eseg_jax.tools.benchmark import random_variables
+from eseg_jax.speed.backends import random_variables
 from eseg_jax.trees import flatten_names
 
 SIZE, CLASSES, LIMIT = (96, 160), 19, 1e-3

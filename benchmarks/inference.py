@@ -37,15 +37,16 @@ OURS, THEIRS = ("jax", "onnxruntime"), ("torch", "compiled")
 
 def make(backend, case):
     """{backend: (call,)} for one network and size."""
-    from eseg_jax.tools import benchmark
+    from eseg_jax.speed.backends import BACKENDS
+    from eseg_jax.speed.measure import Protocol
 
     compiled = backend == "compiled"
-    protocol = benchmark.Protocol(
+    protocol = Protocol(
         backend="torch" if compiled else backend,
         size=tuple(map(int, case["size"].split("x"))),
         compiled=compiled,
     )
-    return {backend: (benchmark.BACKENDS[protocol.backend](case["name"], protocol),)}
+    return {backend: (BACKENDS[protocol.backend](case["name"], protocol),)}
 
 
 def timed(call):

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the top down: a room imports itself and the rows below its own.
 ROWS = [
     {"main", "planning"},
-    {"train", "evaluate", "pseudo_label", "inference"},
+    {"train", "evaluate", "pseudo_label", "inference", "speed"},
     {"init_from", "export"},
     {"steps", "checkpoint", "reporting", "input", "sharding"},
     {

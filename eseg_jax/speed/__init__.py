@@ -1,0 +1,1 @@
+"""How fast networks run: backends, timing, and the least a device would need."""
