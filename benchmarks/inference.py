@@ -15,12 +15,9 @@ whatever else runs there; the table is then of that time.
 """
 
 import argparse
-import json
 import os
-import pathlib
 import statistics
 import sys
-import time
 
 import timing
 
@@ -52,13 +49,8 @@ def make(backend, case):
 def timed(call):
     """[by the clock, of the processor] in milliseconds: the least of a few calls."""
     call()  # finds its memory
-    begun, found = time.perf_counter(), []
-    while not found or (len(found) < 3 and time.perf_counter() - begun < 0.5):
-        start = time.perf_counter(), time.process_time()
-        call()
-        end = time.perf_counter(), time.process_time()
-        found.append([1e3 * (b - a) for a, b in zip(start, end, strict=True)])
-    return [min(column) for column in zip(*found, strict=True)]
+    milliseconds, _ = timing.two_clocks(call, most=3)
+    return milliseconds
 
 
 def main():
@@ -71,11 +63,7 @@ def main():
     parser.add_argument("--worker", choices=tuple(TITLES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        if args.worker == "jax":
-            from eseg_jax.job import keep_memory
-
-            keep_memory()
-        timing.work(lambda case: make(args.worker, case), timed)
+        timing.work_as(args.worker, make, timed)
         return
 
     pinned = len(os.sched_getaffinity(0)) == 1
@@ -103,7 +91,7 @@ def main():
             row["milliseconds"][backend] = {"clock": clock, "processor": processor}
         print(table_row(row, backends, which), flush=True)
         if args.json:
-            keep(pathlib.Path(args.json), row)
+            timing.keep(args.json, row, ("name", "size", "one_core"))
     timing.stop(workers.values())
 
 
@@ -117,14 +105,6 @@ def table_row(row, backends, which):
     )
     ratio = f"{min(ours) / min(theirs):.2f}" if ours and theirs else ""
     return f"| {row['name']} | {row['size']} | {' | '.join(cells)} | {ratio} |"
-
-
-def keep(file, row):
-    """Adds a row to the file, in place of one of the same network and size."""
-    rows = json.loads(file.read_text()) if file.exists() else []
-    same = ("name", "size", "one_core")
-    rows = [old for old in rows if any(old[key] != row[key] for key in same)]
-    file.write_text(json.dumps([*rows, row], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Neither library disturbs the other, and a busy machine slows both.
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -55,6 +56,15 @@ def work(make, timed=None):
         print(json.dumps(times), flush=True)
 
 
+def work_as(backend, make, timed):
+    """`work` with make(backend, case); "jax" keeps its memory as a run of ours does."""
+    if backend == "jax":
+        from eseg_jax.job import keep_memory
+
+        keep_memory()
+    work(lambda case: make(backend, case), timed)
+
+
 def _fastest(call):
     """Milliseconds: the fastest of three calls, after one that finds its memory."""
     times = []
@@ -64,6 +74,22 @@ def _fastest(call):
         times.append((time.perf_counter() - start) * 1e3)
         del result  # outside the clock: freeing is no part of the call
     return min(times[1:])
+
+
+def two_clocks(call, most):
+    """Times up to `most` calls, one at least, while half a second lasts.
+
+    Returns:
+      [by the clock, of the processor] in milliseconds, all its threads together: the
+      least of each; and what the last call returned.
+    """
+    begun, found = time.perf_counter(), []
+    while not found or (len(found) < most and time.perf_counter() - begun < 0.5):
+        start = time.perf_counter(), time.process_time()
+        result = call()
+        end = time.perf_counter(), time.process_time()
+        found.append([1e3 * (b - a) for a, b in zip(start, end, strict=True)])
+    return [min(column) for column in zip(*found, strict=True)], result
 
 
 def measure(workers, case, rounds):
@@ -76,3 +102,12 @@ def measure(workers, case, rounds):
             for name, pair in json.loads(worker.stdout.readline()).items():
                 times.setdefault(name, []).append(pair)
     return {name: pairs[1:] for name, pairs in times.items()}  # the first warms up
+
+
+def keep(file, row, same):
+    """Adds a row to a JSON file, in place of one with the same values under `same`."""
+    file = pathlib.Path(file)
+    rows = json.loads(file.read_text()) if file.exists() else []
+    rows = [old for old in rows if any(old[key] != row[key] for key in same)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([*rows, row], indent=1) + "\n")

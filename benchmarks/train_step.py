@@ -17,13 +17,10 @@ CPU, the allocator's on a GPU.
 
 import argparse
 import importlib
-import json
 import os
-import pathlib
 import resource
 import statistics
 import sys
-import time
 
 import numpy as np
 import timing
@@ -118,13 +115,8 @@ def make(backend, case):
 
 def timed(call):
     """[by the clock, of the processor, MB at the peak, loss]; milliseconds."""
-    begun, found = time.perf_counter(), []
-    while not found or (len(found) < 5 and time.perf_counter() - begun < 0.5):
-        start = time.perf_counter(), time.process_time()
-        loss = call()
-        end = time.perf_counter(), time.process_time()
-        found.append([1e3 * (b - a) for a, b in zip(start, end, strict=True)])
-    return [*(min(column) for column in zip(*found, strict=True)), peak(), loss]
+    milliseconds, loss = timing.two_clocks(call, most=5)
+    return [*milliseconds, peak(), loss]
 
 
 def peak():
@@ -150,11 +142,7 @@ def main():
     parser.add_argument("--worker", choices=tuple(TITLES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        if args.worker == "jax":
-            from eseg_jax.job import keep_memory
-
-            keep_memory()
-        timing.work(lambda case: make(args.worker, case), timed)
+        timing.work_as(args.worker, make, timed)
         return
 
     one_core = len(os.sched_getaffinity(0)) == 1
@@ -187,7 +175,7 @@ def main():
         row["shape"] = [config.input.batch_size, *config.input.crop]
         print(table_row(row, "processor_ms" if one_core else "clock_ms"), flush=True)
         if args.json:
-            keep(pathlib.Path(args.json), row)
+            timing.keep(args.json, row, ("name", "shape", "dtype", "one_core"))
 
 
 def table_row(row, kind):
@@ -202,15 +190,6 @@ def table_row(row, kind):
     ratio = f"{rates['jax'] / max(theirs):.2f}" if theirs and "jax" in rates else ""
     shape = "x".join(map(str, row["shape"]))
     return f"| {' | '.join([row['name'], shape, row['dtype'], *cells, ratio])} |"
-
-
-def keep(file, row):
-    """Adds a row to the file, in place of one of the same case."""
-    rows = json.loads(file.read_text()) if file.exists() else []
-    same = ("name", "shape", "dtype", "one_core")
-    rows = [old for old in rows if any(old[key] != row[key] for key in same)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([*rows, row], indent=1) + "\n")
 
 
 if __name__ == "__main__":
