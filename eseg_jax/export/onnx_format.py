@@ -43,7 +43,9 @@ _RESIZES = {
 
 def write(source: Node, output: Node, output_name: str, path: str) -> None:
     """Writes the graph between two nodes; the input's name is "images"."""
-    onnx = needed("onnx")
+    with needed("onnx"):
+        import onnx
+
     helper = onnx.helper
 
     writer = _Writer(onnx)

@@ -93,7 +93,8 @@ def _stablehlo(path: str, threads: int | None) -> Network:
 
 def _saved_model(path: str, threads: int | None) -> Network:
     del threads
-    tf = needed("tensorflow")
+    with needed("tensorflow"):
+        from eseg_jax.input.tf_cpu import tf
     signature = tf.saved_model.load(path).signatures["serving_default"]
     (name,) = signature.structured_input_signature[1]
 
@@ -105,9 +106,10 @@ def _saved_model(path: str, threads: int | None) -> Network:
 
 
 def _litert(path: str, threads: int | None) -> Network:
-    interpreter = needed("ai_edge_litert.interpreter").Interpreter(
-        path, num_threads=threads or os.cpu_count()
-    )
+    with needed("ai_edge_litert"):
+        from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path, num_threads=threads or os.cpu_count())
     try:
         interpreter.allocate_tensors()
     except RuntimeError as error:
@@ -126,7 +128,9 @@ def _litert(path: str, threads: int | None) -> Network:
 
 
 def _onnx(path: str, threads: int | None) -> Network:
-    onnxruntime = needed("onnxruntime")
+    with needed("onnxruntime"):
+        import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors: it warns of what its own passes leave

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from eseg_jax.export.errors import ExportError
+from eseg_jax.export.errors import ExportError, needed
 from eseg_jax.export.graph import CONVOLUTIONS, Node, reachable
 from eseg_jax.ops.adaptive_pool import bin_averages
 from eseg_jax.ops.windows import pad_pairs
@@ -30,7 +30,8 @@ _REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_mean")
 
 def write_saved_model(source: Node, output: Node, name: str, path: str) -> None:
     """Writes a SavedModel: its signature takes "images" and gives {name: output}."""
-    from eseg_jax.input.tf_cpu import tf
+    with needed("tensorflow"):
+        from eseg_jax.input.tf_cpu import tf
 
     module = _module(tf, source, output, name)
     tf.saved_model.save(module, str(path), signatures=module.call)
@@ -54,7 +55,8 @@ def write_litert(
         stay as they are.
       calibration: makes inputs [n, h, w, 3], some hundred of them at best.
     """
-    from eseg_jax.input.tf_cpu import tf
+    with needed("tensorflow"):
+        from eseg_jax.input.tf_cpu import tf
 
     if source.shape[0] == -1:
         raise ExportError(

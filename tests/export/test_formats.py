@@ -217,6 +217,11 @@ def test_what_is_not_installed_is_named(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ExportError, match=r"pip install 'eseg_jax\[export\]'"):
         written(network, tmp_path, "onnx")
+    monkeypatch.delitem(sys.modules, "eseg_jax.input.tf_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ExportError, match="tensorflow is not installed"):
+        load_runtime(tmp_path)
 
 
 def test_not_an_export(tmp_path):
