@@ -363,14 +363,18 @@ def translate(
     num_classes: int = 19,
     *,
     classifier: bool = False,
+    origin: str = "The source",
     **options,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """`convert`, and a record: "naming", "part" and "dropped", the names left out."""
+    """`convert`, and a record: "naming", "part" and "dropped", the names left out.
+
+    Errors call arrays by their `origin`, a file by its path.
+    """
     if isinstance(source, Mapping):
-        what, arrays = "The source", source
+        arrays = source
     else:
-        what, arrays = str(source), read(source)
-    key, naming = _recognise(name, what, arrays)
+        origin, arrays = str(source), read(source)
+    key, naming = _recognise(name, origin, arrays)
     arrays = naming.clean(arrays)
     whole = naming.whole or classifier
     if naming.layout == "ours":
@@ -399,7 +403,7 @@ def translate(
             hint = "Only the classes differ: set num_classes to the file's."
         listed = "\n  ".join(lines)
         raise WeightsError(
-            f"{what} does not fit {name} with {num_classes} classes, by the names of "
+            f"{origin} does not fit {name} with {num_classes} classes, by the names of "
             f"{key} ({len(lines)} differences). {hint}\n  {listed}"
         )
     leaves = {
@@ -426,7 +430,7 @@ def sources_of(name: str, naming: str) -> dict[str, Source]:
     }
 
 
-def _recognise(name: str, what: str, arrays: Arrays) -> tuple[str, Naming]:
+def _recognise(name: str, origin: str, arrays: Arrays) -> tuple[str, Naming]:
     """The naming of a file, which the network must have."""
     fitting = [
         key for key, naming in NAMINGS.items() if re.fullmatch(naming.models, name)
@@ -436,11 +440,12 @@ def _recognise(name: str, what: str, arrays: Arrays) -> tuple[str, Naming]:
             if key in fitting:
                 return key, naming
             raise WeightsError(
-                f"{what} is named like {key}, whose layers {name} does not have; it "
+                f"{origin} is named like {key}, whose layers {name} does not have; it "
                 f"takes files named like {', '.join(fitting)}. {naming.hint}".strip()
             )
+    first = ", ".join(list(arrays)[:3])
     raise WeightsError(
-        f"{what} is of no known naming (it begins with {', '.join(list(arrays)[:3])}); "
+        f"{origin} is of no known naming (it begins with {first}); "
         f"{name} takes files named like {', '.join(fitting)}."
     )
 

@@ -101,6 +101,7 @@ def convert(
         arrays,
         num_classes,
         classifier=classifier,
+        origin=str(source),
         **options,
     )
     digest = None if run else weight_files.digest(source)

@@ -313,6 +313,8 @@ def test_tensorflow_checkpoint(tmp_path):
     read = tf_checkpoint.read(prefix)
     name = next(name for name in read if name.startswith("stem"))
     np.testing.assert_array_equal(read[name], values["stem/kernel"])
+    with pytest.raises(WeightsError, match=f"^{prefix} is of no known naming"):
+        tool.convert("eseg_s", prefix, str(tmp_path / "converted"), 19)
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
