@@ -22,7 +22,15 @@ import jax.numpy as jnp
 from eseg_jax.models.backbones import xception
 from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
-from eseg_jax.models.layers import PYTORCH, Conv, ConvBN, Style, block, classifier
+from eseg_jax.models.layers import (
+    PYTORCH,
+    Conv,
+    ConvBN,
+    Style,
+    block,
+    check_choices,
+    classifier,
+)
 from eseg_jax.ops.resize import resize_bilinear
 
 # The fully connected layer of the attention is ImageNet's classifier (§3.3).
@@ -148,12 +156,7 @@ _CHOICES = {
 
 def create(variant: Variant, num_classes: int, **style) -> DFANet:
     """Builds the network of a variant; `style` has fields of `layers.Style`."""
-    for option, choices in _CHOICES.items():
-        if getattr(variant, option) not in choices:
-            raise ValueError(
-                f"DFANet has no {option} {getattr(variant, option)!r}; "
-                f"choose one of {', '.join(choices)}."
-            )
+    check_choices("DFANet", variant, _CHOICES)
     if variant.sub_networks < 1:
         raise ValueError(
             f"DFANet needs at least one sub-network, not {variant.sub_networks}; "

@@ -30,6 +30,7 @@ from eseg_jax.models.layers import (
     MaxPool,
     Style,
     block,
+    check_choices,
     classifier,
 )
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
@@ -124,12 +125,7 @@ _CHOICES = {
 
 def create(variant: Variant, num_classes: int, **style) -> FRFNet:
     """Builds the network of a variant; `style` has fields of `layers.Style`."""
-    for option, choices in _CHOICES.items():
-        if getattr(variant, option) not in choices:
-            raise ValueError(
-                f"FRFNet has no {option} {getattr(variant, option)!r}; "
-                f"choose one of {', '.join(choices)}."
-            )
+    check_choices("FRFNet", variant, _CHOICES)
     return FRFNet(num_classes, variant, dataclasses.replace(PYTORCH, **style))
 
 

@@ -1,4 +1,4 @@
-"""Layers that two or more of the papers' networks share.
+"""Layers that two or more of the papers' networks share, and a check of options.
 
 Every convolution of the library goes through `Conv`, which hands it to the
 formulation of `eseg_jax.ops` that is fast on CPU, GPU and TPU alike.
@@ -7,7 +7,8 @@ formulation of `eseg_jax.ops` that is fast on CPU, GPU and TPU alike.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -79,6 +80,27 @@ PYTORCH = Style(
     bn_epsilon=1e-5,
     kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
 )
+
+
+def check_choices(
+    network: str, variant: Any, choices: Mapping[str, Sequence[str]]
+) -> None:
+    """Stops when an option of a variant is none of its choices.
+
+    Args:
+      network: the paper's name, for the error.
+      variant: has the options as attributes.
+      choices: of each option, by its name.
+
+    Raises:
+      ValueError: names the option and its choices.
+    """
+    for option, known in choices.items():
+        if getattr(variant, option) not in known:
+            raise ValueError(
+                f"{network} has no {option} {getattr(variant, option)!r}; "
+                f"choose one of {', '.join(known)}."
+            )
 
 
 class Conv(nn.Module):

@@ -29,6 +29,7 @@ from eseg_jax.models.layers import (
     MaxPool,
     Style,
     block,
+    check_choices,
     classifier,
 )
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
@@ -177,12 +178,7 @@ _CHOICES = {
 
 def create(variant: Variant, num_classes: int, **style) -> SFNet:
     """Builds the network of a variant; `style` has fields of `layers.Style`."""
-    for option, choices in _CHOICES.items():
-        if getattr(variant, option) not in choices:
-            raise ValueError(
-                f"SFNet has no {option} {getattr(variant, option)!r}; "
-                f"choose one of {', '.join(choices)}."
-            )
+    check_choices("SFNet", variant, _CHOICES)
     steps = len(TAPS[variant.encoder]) - 1
     if not set(variant.fam_levels or ()) <= set(range(steps)):
         raise ValueError(
