@@ -74,8 +74,8 @@ def kth_smallest(values: jax.Array, k: int | jax.Array) -> jax.Array:
 
 
 def ohem_mask(
-    logits: jax.Array,
-    labels: jax.Array,
+    values: jax.Array,
+    valid: jax.Array,
     *,
     threshold: float,
     min_kept_fraction: float,
@@ -95,8 +95,7 @@ def ohem_mask(
     not depend on the number of devices.
 
     Args:
-      logits: float `[n,h,w,c]`.
-      labels: integer `[n,h,w]`; outside 0..c-1 is ignored.
+      values, valid: float32 and bool `[n,h,w]` of `cross_entropy`.
       threshold: pixels less certain than this are always kept.
       min_kept_fraction: of all pixels of the batch, ignored ones included.
       rule: "hrnet" or "sfnet".
@@ -104,8 +103,19 @@ def ohem_mask(
     Returns:
       bool `[n,h,w]`, without gradient.
     """
-    values, valid = cross_entropy(logits, labels)
-    return _hard_pixels(values, valid, threshold, min_kept_fraction, rule)
+    # The cross-entropy is -log p of the true class: no second softmax.
+    p = jnp.where(valid, jnp.exp(-lax.stop_gradient(values)), _IGNORED_P)
+    min_kept = int(min_kept_fraction * values.size)
+    count = jnp.sum(valid, dtype=jnp.int32)
+    inclusive = rule == "sfnet"
+    k = jnp.minimum(min_kept - inclusive, count - 1)
+    # Early in training most pixels are below the threshold: p[k] is not needed.
+    threshold = lax.cond(
+        jnp.sum(p < threshold, dtype=jnp.int32) > k,
+        lambda: jnp.float32(threshold),
+        lambda: jnp.maximum(jnp.float32(threshold), kth_smallest(p, k)),
+    )
+    return valid & ((p <= threshold) if inclusive else (p < threshold))
 
 
 def segmentation_loss(
@@ -148,7 +158,7 @@ def segmentation_loss(
     def output_loss(logits):
         logits = resize(logits.astype(jnp.float32), labels.shape[1:3])
         values, valid = cross_entropy(logits, labels)
-        kept = valid if ohem is None else _hard_pixels(values, valid, **ohem)
+        kept = valid if ohem is None else ohem_mask(values, valid, **ohem)
         weights = kept.astype(jnp.float32)
         if class_weights:
             weights *= _weight_of_labels(class_weights, logits.shape, labels)
@@ -195,28 +205,6 @@ def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
     """
     classes = lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
     return jnp.sum(jnp.where(classes == labels[..., None], values, 0.0), axis=-1)
-
-
-def _hard_pixels(
-    values: jax.Array,
-    valid: jax.Array,
-    threshold: float,
-    min_kept_fraction: float,
-    rule: str = "hrnet",
-) -> jax.Array:
-    # The cross-entropy is -log p of the true class: no second softmax.
-    p = jnp.where(valid, jnp.exp(-lax.stop_gradient(values)), _IGNORED_P)
-    min_kept = int(min_kept_fraction * values.size)
-    count = jnp.sum(valid, dtype=jnp.int32)
-    inclusive = rule == "sfnet"
-    k = jnp.minimum(min_kept - inclusive, count - 1)
-    # Early in training most pixels are below the threshold: p[k] is not needed.
-    threshold = lax.cond(
-        jnp.sum(p < threshold, dtype=jnp.int32) > k,
-        lambda: jnp.float32(threshold),
-        lambda: jnp.maximum(jnp.float32(threshold), kth_smallest(p, k)),
-    )
-    return valid & ((p <= threshold) if inclusive else (p < threshold))
 
 
 def _weight_of_labels(

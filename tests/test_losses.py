@@ -106,9 +106,8 @@ def test_kth_smallest_of_one():
 def kept(p, threshold, fraction, ignored=()):
     labels = np.zeros((1, 1, len(p)), np.uint8)
     labels[0, 0, list(ignored)] = 255
-    mask = ohem_mask(
-        row(*p), jnp.asarray(labels), threshold=threshold, min_kept_fraction=fraction
-    )
+    values, valid = cross_entropy(row(*p), jnp.asarray(labels))
+    mask = ohem_mask(values, valid, threshold=threshold, min_kept_fraction=fraction)
     return np.flatnonzero(mask[0, 0]).tolist()
 
 
@@ -143,8 +142,9 @@ def test_ohem_drops_ties_at_the_threshold():
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9])
 def test_ohem_equals_the_rule_of_hrnet(threshold):
     logits, labels = random_case(1)
-    mask = ohem_mask(logits, labels, threshold=threshold, min_kept_fraction=0.125)
-    values, valid = (np.asarray(x) for x in cross_entropy(logits, labels))
+    values, valid = cross_entropy(logits, labels)
+    mask = ohem_mask(values, valid, threshold=threshold, min_kept_fraction=0.125)
+    values, valid = np.asarray(values), np.asarray(valid)
     p = np.asarray(jnp.exp(-values))
     in_order = np.sort(p[valid])
     chosen = in_order[min(int(0.125 * p.size), valid.sum() - 1)]
@@ -158,8 +158,7 @@ def test_ohem_equals_the_rule_of_hrnet(threshold):
 def test_sfnets_rule_keeps_the_threshold_and_all_of_few_pixels(min_kept, kept):
     logits, labels = row(0.1, 0.2, 0.3), jnp.zeros((1, 1, 3), jnp.int32)
     mask = ohem_mask(
-        logits,
-        labels,
+        *cross_entropy(logits, labels),
         threshold=0.05,
         min_kept_fraction=min_kept / 3,
         rule="sfnet",
@@ -188,7 +187,7 @@ def test_sfnets_rule_equals_its_code(fixtures, case):
         outputs = {"logits": logits, "aux": {}}
         return segmentation_loss(outputs, labels, ohem=ohem)[0]
 
-    assert ohem_mask(logits, labels, **ohem).sum() == kept
+    assert ohem_mask(*cross_entropy(logits, labels), **ohem).sum() == kept
     value, grad = jax.value_and_grad(criterion)(logits)
     np.testing.assert_allclose(value, loss, atol=2e-6)
     np.testing.assert_allclose(grad, np.moveaxis(gradient, 1, -1), atol=4e-7)
