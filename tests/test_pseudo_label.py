@@ -100,7 +100,7 @@ def test_levels_and_255_are_exact():
     # Kept where the byte is above 255 * threshold.
     for threshold, lowest in ((0, 1), (0.5, 128), (0.6, 154), (100 / 255, 101)):
         assert pseudo.level(threshold) == lowest
-    assert pseudo.level(1) == pseudo.NEVER
+    assert pseudo.level(1) == 256  # above every byte
     argmax = np.array([[0, 0, 0], [1, 1, 1]], np.uint8)
     confidence = np.array([[127, 128, 255], [200, 254, 255]], np.uint8)
     found = pseudo.keep(argmax, confidence, pseudo.levels(0.5, (), 2))

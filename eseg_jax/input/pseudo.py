@@ -33,13 +33,12 @@ from PIL import Image
 from eseg_jax.input import datasets
 from eseg_jax.input.datasets import IGNORE, Example, InputError, LabelKind
 
-NEVER = 256  # a level no confidence byte reaches
 CONFIDENCE = LabelKind("confidence", "", {i: i for i in range(256)})
 _SEED_APART = 1 << 40  # between the streams of true labels and of pseudo-labels
 
 
 def level(threshold: float) -> int:
-    """The lowest confidence byte that is above 255 * threshold; 256 for 1."""
+    """The lowest confidence byte above 255 * threshold; 256, which none is, for 1."""
     # 1e-9: 255 * (k / 255) may come out a little below k.
     return math.floor(255 * threshold + 1e-9) + 1
 
