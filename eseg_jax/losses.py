@@ -115,7 +115,8 @@ def ohem_mask(
         lambda: jnp.float32(threshold),
         lambda: jnp.maximum(jnp.float32(threshold), kth_smallest(p, k)),
     )
-    return valid & ((p <= threshold) if inclusive else (p < threshold))
+    # Said by what is dropped, so that a NaN stays in and the loss shows it.
+    return valid & ~((p > threshold) if inclusive else (p >= threshold))
 
 
 def segmentation_loss(

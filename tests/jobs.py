@@ -142,7 +142,8 @@ def finish(*processes, seconds=240):
             logs.append(process.communicate(timeout=seconds)[0])
     except subprocess.TimeoutExpired:
         for process in processes:
-            process.kill()
+            if process.poll() is None:
+                process.kill()
         logs += [process.communicate()[0] for process in processes[len(logs) :]]
         raise AssertionError("timed out:\n" + "\n----\n".join(logs)) from None
     return [process.returncode for process in processes], logs

@@ -139,6 +139,10 @@ def test_ohem_drops_ties_at_the_threshold():
     assert kept([0.95, 0.95, 0.95, 0.92], 0.9, 0.5) == [3]
 
 
+def test_ohem_does_not_hide_logits_that_are_not_numbers():
+    assert kept([0.95, np.nan, 0.99, 0.92], 0.9, 0.25) == [1, 3]
+
+
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9])
 def test_ohem_equals_the_rule_of_hrnet(threshold):
     logits, labels = random_case(1)

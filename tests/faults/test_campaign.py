@@ -107,7 +107,8 @@ def _kill(job, moments, moment, draw):
     for process in victims:
         process.kill()
     start = time.monotonic()
-    codes, logs = jobs.finish(*job, seconds=300)
+    # Of one killed before it joined, the other waits for five minutes to come.
+    codes, logs = jobs.finish(*job, seconds=400)
     over = jobs.last_step(moments.folder) == _STEPS
     assert all(codes) or over, f"nobody noticed: {codes}\n" + "\n----\n".join(logs)
     return time.monotonic() - start
