@@ -103,6 +103,7 @@ def prepare_torch(name: str, protocol: Protocol) -> Prepared:
     if protocol.compiled:
         config = importlib.import_module("torch._inductor.config")
         config.freezing = True
+        torch.compiler.reset()  # after eight networks it would stop compiling
         call = torch.compile(labels, dynamic=False)
     # Channels last already: ours, seen with the axes in another order.
     images = torch.from_numpy(_images(protocol)).permute(0, 3, 1, 2).to(device)
