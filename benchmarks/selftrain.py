@@ -3,13 +3,16 @@
     python benchmarks/selftrain.py --workdir=DIR --camvid=FOLDER [--steps=400] …
 
 FOLDER is CamVid in SegNet's layout; --shrink=2 halves its images first. A quarter of
-the 367 training images (92, every fourth) keeps its labels; the other 275 count as
-unlabelled. For each seed
+the 367 training images (92) keeps its labels; the other 275 count as unlabelled. With
+--labelled=spread it is every fourth image, so that each unlabelled one is seconds from
+a labelled one; with --labelled=first it is the first 92, of other drives than most of
+the rest and than the validation images. For each seed
 
     baseline  is trained on the 92,
-    teacher   goes on from the baseline with the 92, as long again,
+    teacher   is the baseline or, with --goes_on, goes on from it as long again,
     student   starts where the baseline did, with the 92 and the teacher's pseudo-labels
-              of the 275, half and half, as long and with as large batches.
+              of the 275, half and half, as long and with as large batches,
+    all       has the true labels of all 367: what the student could win at most.
 
 Each is evaluated on val and test by its last weights. The same command resumes. At the
 end the table is in DIR/table.md, means and standard deviations over the seeds; what
@@ -29,7 +32,7 @@ import sys
 from PIL import Image
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_KINDS = ("baseline", "teacher", "student")
+_KINDS = ("baseline", "teacher", "student", "all")
 _SPLITS = ("val", "test")
 
 
@@ -41,37 +44,63 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--labelled", choices=("spread", "first"), default="spread")
+    parser.add_argument("--goes_on", action="store_true", help="see above")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("rest", nargs="*", help="-- --config.FIELD=VALUE …")
     args = parser.parse_args()
-    few = _part(args, "few", lambda number: number % 4 == 0)
-    many = _part(args, "many", lambda number: number % 4 != 0)
+    spread = args.labelled == "spread"
+    few = _part(args, "few", lambda i: i % 4 == 0 if spread else i < 92)
+    many = _part(args, "many", lambda i: i % 4 != 0 if spread else i >= 92)
+    whole = _part(args, "whole", lambda i: True)
     for seed in args.seeds:
-        folders = {kind: args.workdir / f"{kind}{seed}" for kind in _KINDS}
-        common = [f"--config.seed={seed}", f"--config.total_steps={args.steps}"]
-        common += [f"--config.checkpoint_every={args.steps}", *args.rest]
+        common = _common(args, seed)
         on_few = [*common, f"--config.dataset.root={few}"]
-        _main(args, folders["baseline"], *on_few)
-        start = [f"--config.init_from={folders['baseline']}", "--config.init_part=all"]
-        _main(args, folders["teacher"], *on_few, *start)
-        labels = folders["teacher"] / "pseudo" / "train"
+        baseline = teacher = _train(args, "baseline", seed, *on_few)
+        if args.goes_on:
+            start = f"--config.init_from={baseline}"
+            flags = (*on_few, start, "--config.init_part=all")
+            teacher = _train(args, "teacher", seed, *flags)
+        labels = teacher / "pseudo" / "train"
         _main(
             args,
-            folders["teacher"],
+            teacher,
             "--mode=pseudo_label",
+            *common,
             f"--config.dataset.root={many}",
             "--config.pseudo.split=train",
             f"--config.pseudo.threshold={args.threshold}",
             f"--config.pseudo.output={labels}",
         )
-        pseudo = [f"--config.dataset.pseudo={labels}"]
-        _main(args, folders["student"], *on_few, *pseudo)
-        for kind in _KINDS:
-            for split in _SPLITS:
-                flag = f"--config.dataset.eval_split={split}"
-                extra = pseudo if kind == "student" else []
-                _main(args, folders[kind], "--mode=evaluate", *on_few, *extra, flag)
-        _table(args)
+        pseudo = f"--config.dataset.pseudo={labels}"
+        _train(args, "student", seed, *on_few, pseudo)
+    for seed in args.seeds:
+        root = f"--config.dataset.root={whole}"
+        _train(args, "all", seed, *_common(args, seed), root)
+
+
+def _common(args, seed: int) -> list[str]:
+    common = [f"--config.seed={seed}", f"--config.total_steps={args.steps}"]
+    return [*common, f"--config.checkpoint_every={args.steps}", *args.rest]
+
+
+def _train(args, kind: str, seed: int, *flags: str) -> pathlib.Path:
+    """Trains and evaluates a run, unless that is done, and renews the table."""
+    folder = args.workdir / f"{kind}{seed}"
+    timing = folder / "timing.json"
+    if not timing.exists() or not json.loads(timing.read_text()).get("finished"):
+        _main(args, folder, *flags)
+    for split in _SPLITS:
+        if not _scores(args, kind, seed, split).exists():
+            flag = f"--config.dataset.eval_split={split}"
+            _main(args, folder, "--mode=evaluate", *flags, flag)
+    _table(args)
+    return folder
+
+
+def _scores(args, kind: str, seed: int, split: str) -> pathlib.Path:
+    folder = args.workdir / f"{kind}{seed}" / "evaluation"
+    return folder / f"{split}_{args.steps}_ema.json"
 
 
 def _part(args, name: str, chosen) -> pathlib.Path:
@@ -104,11 +133,6 @@ def _shrink(source: pathlib.Path, target: pathlib.Path, times: int) -> None:
 
 
 def _main(args, folder: pathlib.Path, *flags: str) -> None:
-    """Runs the command, unless it is finished."""
-    training = not any(flag.startswith("--mode") for flag in flags)
-    timing = folder / "timing.json"
-    if training and timing.exists() and json.loads(timing.read_text()).get("finished"):
-        return
     command = [sys.executable, "-m", "eseg_jax.main", f"--config={args.config}"]
     command += [f"--workdir={folder}", *flags]
     print("+", *command, flush=True)
@@ -118,7 +142,8 @@ def _main(args, folder: pathlib.Path, *flags: str) -> None:
 def _table(args) -> None:
     """Writes the table of what is evaluated so far."""
     lines = [
-        f"{args.config}, {args.steps} steps, threshold {args.threshold}; mIoU in %",
+        f"{args.config}, labelled {args.labelled}, {args.steps} steps, "
+        f"threshold {args.threshold}; mIoU in %",
         "",
         "| | " + " | ".join(_SPLITS) + " | seeds |",
         "|---|---|---|---|",
@@ -126,10 +151,7 @@ def _table(args) -> None:
     for kind in _KINDS:
         cells, count = [], 0
         for split in _SPLITS:
-            files = [
-                args.workdir / f"{kind}{seed}/evaluation/{split}_{args.steps}_ema.json"
-                for seed in args.seeds
-            ]
+            files = [_scores(args, kind, seed, split) for seed in args.seeds]
             scores = [
                 100 * json.loads(file.read_text())["miou"]
                 for file in files
@@ -140,7 +162,8 @@ def _table(args) -> None:
             mean = statistics.mean(scores) if scores else float("nan")
             each = ", ".join(f"{score:.2f}" for score in scores)
             cells.append(f"{mean:.2f} ± {spread:.2f} ({each})")
-        lines.append(f"| {kind} | {' | '.join(cells)} | {count} |")
+        if count:
+            lines.append(f"| {kind} | {' | '.join(cells)} | {count} |")
     text = "\n".join(lines) + "\n"
     (args.workdir / "table.md").write_text(text)
     print(text, flush=True)
