@@ -8,7 +8,8 @@ and training heads, backward, clipping, update and moving averages, by the recip
 configs/<name>.py; --crop=config and --batch=0 take its crop and batch. With bfloat16
 PyTorch uses AMP. "jax" is the very step that eseg_jax.train compiles. Images are on
 the device. Each backend runs in a process of its own, and they take turns within a
-round. Prints a table in Markdown; with JAX_PLATFORMS=cuda it is about the GPU.
+round. Prints a table in Markdown; with JAX_PLATFORMS=cuda it is about the GPU. On a CPU
+ours keeps the memory that it frees, as every run of eseg_jax does (`job.keep_memory`).
 
 Pinned to one core (`taskset -c 1`), the times are the processor's: what a step takes
 with that core for itself, whatever else runs there. Memory is the process's peak on a
@@ -161,7 +162,7 @@ def main():
         }
         # New processes for each: the peak is then that of this network.
         workers = [
-            timing.start(__file__, sys.executable, backend, False)
+            timing.start(__file__, sys.executable, backend, backend == "jax")
             for backend in backends
         ]
         times = timing.measure(workers, case, args.rounds)
