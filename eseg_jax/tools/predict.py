@@ -38,7 +38,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import eseg_jax
-from eseg_jax import inference
+from eseg_jax import inference, job
 from eseg_jax.inference import Predictor, Segmentation
 from eseg_jax.report import flow, panels
 from eseg_jax.report.files import write_bytes
@@ -61,6 +61,7 @@ class Item:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parse(argv)
+    job.keep_memory()
     try:
         items, videos = find(args.inputs)
         items = items[: args.limit]
