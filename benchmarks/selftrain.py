@@ -8,15 +8,17 @@ the 367 training images (92) keeps its labels; the other 275 count as unlabelled
 a labelled one; with --labelled=first it is the first 92, of other drives than most of
 the rest and than the validation images. For each seed
 
-    baseline  is trained on the 92,
-    teacher   is the baseline or, with --goes_on, goes on from it as long again,
-    student   starts where the baseline did, with the 92 and the teacher's pseudo-labels
-              of the 275, half and half, as long and with as large batches,
-    all       has the true labels of all 367: what the student could win at most.
+    teacher   is trained on the 92,
+    student   goes on from it with the 92 and its labels of the 275, half and half,
+    baseline  goes on from it, as long, with the 92 alone,
+    all       goes on from it, as long, with the true labels of all 367: the most that
+              a student could win; made last.
 
-Each is evaluated on val and test by its last weights. The same command resumes. At the
-end the table is in DIR/table.md, means and standard deviations over the seeds; what
-follows -- goes to every training and evaluation.
+Of the teacher's labels those are kept that are above --threshold and among the
+--top_fraction most certain of their class (class-balanced self-training, Zou et al.
+2018). Each is evaluated on val and test by its last weights. The same command resumes.
+The table is in DIR/table.md, means and standard deviations over the seeds; what follows
+-- goes to every training and evaluation.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import sys
 from PIL import Image
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_KINDS = ("baseline", "teacher", "student", "all")
+_KINDS = ("teacher", "baseline", "student", "all")
 _SPLITS = ("val", "test")
 
 
@@ -45,8 +47,8 @@ def main() -> None:
     parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--labelled", choices=("spread", "first"), default="spread")
-    parser.add_argument("--goes_on", action="store_true", help="see above")
     parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--top_fraction", type=float, default=1.0)
     parser.add_argument("rest", nargs="*", help="-- --config.FIELD=VALUE …")
     args = parser.parse_args()
     spread = args.labelled == "spread"
@@ -54,29 +56,28 @@ def main() -> None:
     many = _part(args, "many", lambda i: i % 4 != 0 if spread else i >= 92)
     whole = _part(args, "whole", lambda i: True)
     for seed in args.seeds:
-        common = _common(args, seed)
-        on_few = [*common, f"--config.dataset.root={few}"]
-        baseline = teacher = _train(args, "baseline", seed, *on_few)
-        if args.goes_on:
-            start = f"--config.init_from={baseline}"
-            flags = (*on_few, start, "--config.init_part=all")
-            teacher = _train(args, "teacher", seed, *flags)
+        on_few = [*_common(args, seed), f"--config.dataset.root={few}"]
+        teacher = _train(args, "teacher", seed, *on_few)
         labels = teacher / "pseudo" / "train"
         _main(
             args,
             teacher,
             "--mode=pseudo_label",
-            *common,
+            *_common(args, seed),
             f"--config.dataset.root={many}",
             "--config.pseudo.split=train",
             f"--config.pseudo.threshold={args.threshold}",
+            f"--config.pseudo.top_fraction={args.top_fraction}",
             f"--config.pseudo.output={labels}",
         )
+        go_on = [f"--config.init_from={teacher}", "--config.init_part=all"]
         pseudo = f"--config.dataset.pseudo={labels}"
-        _train(args, "student", seed, *on_few, pseudo)
+        _train(args, "student", seed, *on_few, *go_on, pseudo)
+        _train(args, "baseline", seed, *on_few, *go_on)
     for seed in args.seeds:
-        root = f"--config.dataset.root={whole}"
-        _train(args, "all", seed, *_common(args, seed), root)
+        go_on = [f"--config.init_from={args.workdir / f'teacher{seed}'}"]
+        go_on += ["--config.init_part=all", f"--config.dataset.root={whole}"]
+        _train(args, "all", seed, *_common(args, seed), *go_on)
 
 
 def _common(args, seed: int) -> list[str]:
@@ -143,7 +144,7 @@ def _table(args) -> None:
     """Writes the table of what is evaluated so far."""
     lines = [
         f"{args.config}, labelled {args.labelled}, {args.steps} steps, "
-        f"threshold {args.threshold}; mIoU in %",
+        f"threshold {args.threshold}, top fraction {args.top_fraction}; mIoU in %",
         "",
         "| | " + " | ".join(_SPLITS) + " | seeds |",
         "|---|---|---|---|",
