@@ -46,9 +46,9 @@ def conv(
         return _pointwise(x, kernel, strides, pads)
     if x.shape[-1] <= 4 and window == (3, 3) and (strides, dilation) == _STEM:
         return _jit_stem(x, kernel, pads)
-    # The library's form is the fastest known in both directions on every platform:
-    # im2col, a product for every tap, and phases of a strided gradient gain nothing
-    # on CPU (benchmarks/ops.py).
+    # The library's form is the fastest known on every platform, but for the kernel's
+    # gradient on CPU: im2col, a product for every tap, and phases of a strided gradient
+    # gain nothing there (benchmarks/ops.py).
     return _dense(x, kernel, strides, pads, dilation)
 
 
@@ -96,17 +96,44 @@ def _dense_forward(x, kernel, strides, pads, dilation):
 
 
 def _dense_backward(strides, pads, dilation, saved, g):
-    # Both are the library's own; by hand only for `on_every_device` within.
+    # By hand for `on_every_device` within, and for the kernel's gradient on CPU.
     x, kernel = saved
-    library = functools.partial(
-        conv_reference, x, strides=strides, padding=pads, dilation=dilation
+    options = {"strides": strides, "pads": pads, "dilation": dilation}
+    library, parts = (
+        functools.partial(form, **options)
+        for form in (_kernel_gradient, _kernel_gradient_cpu)
     )
-    (kernel_grad,) = jax.vjp(library, kernel)[1](g)
+    kernel_grad = lax.platform_dependent(x, kernel, g, cpu=parts, default=library)
     x_grad = input_gradient(g, kernel, x.shape[1:3], strides, pads, dilation)
     return x_grad, on_every_device(kernel_grad)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _kernel_gradient(x, kernel, g, *, strides, pads, dilation):
+    """The library's own."""
+    form = functools.partial(
+        conv_reference, x, strides=strides, padding=pads, dilation=dilation
+    )
+    return jax.vjp(form, kernel)[1](g)[0]
+
+
+# Output channels at a time, and the pixels from which on that is faster.
+_PART, _MANY_PIXELS = 64, 1024
+
+
+def _kernel_gradient_cpu(x, kernel, g, **options):
+    # From 128 output channels on XLA's form of it is up to 4.6 times slower than 64 at
+    # a time, but for small maps (kernels of 64x128 and 512x128 in benchmarks/ops.py).
+    channels = g.shape[-1]
+    if channels <= _PART or channels % _PART or g.size < _MANY_PIXELS * channels:
+        return _kernel_gradient(x, kernel, g, **options)
+    kernels, gs = (jnp.split(a, channels // _PART, axis=-1) for a in (kernel, g))
+    parts = [
+        _kernel_gradient(x, *part, **options) for part in zip(kernels, gs, strict=True)
+    ]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _pointwise(x, kernel, strides, pads):

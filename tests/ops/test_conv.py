@@ -41,6 +41,7 @@ CASES = {
         (3, 5, 5, 6),
         {"strides": (2, 1), "dilation": (1, 2)},
     ),
+    "dense, many channels and pixels": ((2, 18, 30, 2), (3, 3, 2, 192), {}),
 }
 
 
