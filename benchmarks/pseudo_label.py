@@ -33,7 +33,13 @@ from PIL import Image
 sys.path.insert(0, os.fspath(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import eseg_lite_s  # noqa: E402
-from eseg_jax import inference, job, pseudo_label, pseudo_output  # noqa: E402
+from eseg_jax import (  # noqa: E402
+    inference,
+    job,
+    pseudo_label,
+    pseudo_output,
+    sharding,
+)
 from eseg_jax.input import pseudo, scenes, unlabelled  # noqa: E402
 from eseg_jax.protocols import Protocol  # noqa: E402
 
@@ -106,7 +112,8 @@ def _plain(config: ConfigDict, workdir: str, items) -> tuple[float, float]:
     options = config.pseudo
     network = inference.load_network(workdir, options.weights)
     protocol = Protocol(scales=tuple(options.scales), flip=options.flip)
-    predict = pseudo_label._predictor(network, protocol, 1, jax.local_devices()[:1])
+    mesh = sharding.make_mesh({"data": 1}, jax.local_devices()[:1])
+    predict = pseudo_label._predictor(network, protocol, 1, mesh)
     levels = pseudo.levels(options.threshold, (), len(network.class_names))
     out = pathlib.Path(options.output).parent / "plain"
     for name in ("argmax", "confidence", "labels"):
