@@ -1,15 +1,19 @@
 """Images per second of --mode=pseudo_label and of a plain predict-then-write loop.
 
     python benchmarks/pseudo_label.py --workdir=RUN [--images=FOLDER] [--count=200]
+    python benchmarks/pseudo_label.py --workdir=RUN --sizes=25 --count=50
     python benchmarks/pseudo_label.py --workdir=RUN --memory --count=10000 \
         --size 64 64 --scales 1 --batch_size=16
 
 RUN is any trained run, such as `configs/eseg_lite_s.py:scenes` of two steps. Without a
 folder, scenes are drawn and stored as PNGs. The plain loop reads an image with Pillow,
 runs the same jitted network on it, fetches the answer, and saves the same three files
-with Pillow, one after the other; neither of the two counts its compilation. The device
-waits for the share of the time that is left when what the network alone needs is taken
-off; on a CPU reading and writing also take cores from the network.
+with Pillow, one after the other; neither of the two counts the compilation for its
+first image. The device waits for the share of the time that is left when what the
+network alone needs is taken off; on a CPU reading and writing also take cores from it.
+
+--sizes=N draws the images in N sizes from three quarters of --size to all of it, as
+photographs come. A jitted network compiles for every size that it meets.
 
 --memory labels only, and prints the resident size along the way and its slope over the
 last three quarters of the images.
@@ -54,6 +58,7 @@ def main() -> None:
     parser.add_argument("--images")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
+    parser.add_argument("--sizes", type=int, default=1)
     parser.add_argument("--scales", type=float, nargs="+", default=(0.5, 1.0, 2.0))
     parser.add_argument("--flip", type=int, default=1)
     parser.add_argument("--batch_size", type=int, default=1)
@@ -64,7 +69,7 @@ def main() -> None:
         folder = pathlib.Path(folder)
         config = eseg_lite_s.get_config("scenes")
         config.pseudo.update(
-            images=args.images or _draw(folder / "images", args.count, args.size),
+            images=args.images or _draw(folder / "images", args),
             output=os.fspath(folder / "out"),
             scales=tuple(args.scales),
             flip=bool(args.flip),
@@ -75,12 +80,15 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
-def _draw(folder: pathlib.Path, count: int, size) -> str:
+def _draw(folder: pathlib.Path, args) -> str:
     folder.mkdir()
-    for k in range(count):
+    smaller = np.linspace(1, 0.75, args.sizes) if args.sizes > 1 else [1.0]
+    for k in range(args.count):
         path = folder / f"{k:06d}.png"
         if k < _DRAWN:
-            image, _ = scenes.draw(3, k, tuple(size))
+            down, across = smaller[k % args.sizes], smaller[7 * k % args.sizes]
+            size = round(args.size[0] * down), round(args.size[1] * across)
+            image, _ = scenes.draw(3, k, size)
             Image.fromarray(image).save(path)
         else:
             os.link(folder / f"{k % _DRAWN:06d}.png", path)
@@ -118,22 +126,24 @@ def _plain(config: ConfigDict, workdir: str, items) -> tuple[float, float]:
     out = pathlib.Path(options.output).parent / "plain"
     for name in ("argmax", "confidence", "labels"):
         (out / name).mkdir(parents=True)
-    image = unlabelled.decode(items[0].load())
-    size = np.array([image.shape[:2]], np.int32)
-    jax.block_until_ready(predict(image[None], size))  # compiles
+
+    def run(image):
+        return predict(image[None], np.array([image.shape[:2]], np.int32))
+
+    jax.block_until_ready(run(unlabelled.decode(items[0].load())))  # compiles
     start = time.perf_counter()
     for item in items:
-        image = unlabelled.decode(item.load())
-        found = jax.device_get(predict(image[None], size))
+        found = jax.device_get(run(unlabelled.decode(item.load())))
         answer = {name: found[name][0] for name in ("argmax", "confidence")}
         answer["labels"] = pseudo.keep(**answer, levels=levels)
         for name, pixels in answer.items():
             Image.fromarray(pixels).save(out / name / f"{item.name}.png")
     plain = time.perf_counter() - start
-    start, few = time.perf_counter(), min(len(items), _ALONE)
-    for _ in range(few):
-        jax.block_until_ready(predict(image[None], size))
-    return plain, (time.perf_counter() - start) / few * len(items)
+    images = [unlabelled.decode(item.load()) for item in items[:_ALONE]]
+    start = time.perf_counter()
+    for image in images:
+        jax.block_until_ready(run(image))
+    return plain, (time.perf_counter() - start) / len(images) * len(items)
 
 
 def _memory(config: ConfigDict, workdir: str) -> dict:
