@@ -68,7 +68,7 @@ def train_batches(
         evenly; while iterating, when a file is broken and that is not tolerated.
     """
     _check_shares(config.input.batch_size, "config.input.batch_size", process_count)
-    from eseg_jax.input import pipeline
+    from eseg_jax.input import pipeline, sources
 
     def stream(source, config):
         shares = (start_step, process_index, process_count)
@@ -81,7 +81,7 @@ def train_batches(
     true, guessed = pseudo.stream_configs(config, process_count)
     return pseudo.mix(
         stream(source, true),
-        stream(pipeline.pseudo_source(config), guessed),
+        stream(sources.pseudo_source(config), guessed),
         config.input.pseudo_fraction,
     )
 
@@ -126,9 +126,9 @@ def eval_batches(
 
 def example_ids(config, split: str) -> list[str]:
     """Names of a split's examples in sorted order, the "id" of their batches."""
-    from eseg_jax.input import pipeline
+    from eseg_jax.input import sources
 
-    return list(pipeline.open_split(config, split).ids)
+    return list(sources.open_split(config, split).ids)
 
 
 def labels(config, split: str) -> tuple[list[str], Iterator[np.ndarray]]:
@@ -201,10 +201,10 @@ def draw_scene(config, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _open_split(config, split: str):
-    """The `pipeline.Source` of a split."""
-    from eseg_jax.input import class_images, pipeline
+    """The `sources.Source` of a split."""
+    from eseg_jax.input import class_images, sources
 
-    room = class_images if is_classification(config) else pipeline
+    room = class_images if is_classification(config) else sources
     return room.open_split(config, split)
 
 

@@ -13,7 +13,7 @@ from etils import epath
 
 from eseg_jax.input import class_folders, folders
 from eseg_jax.input.datasets import InputError
-from eseg_jax.input.pipeline import Source
+from eseg_jax.input.sources import Source
 from eseg_jax.input.tf_cpu import tf
 
 # Inception's crops, which ImageNet's recipes share: share of the area, width / height.
@@ -117,7 +117,7 @@ def _load_train(source: Source, config, stand_in, number, index):
         aspect_ratio_range=_ASPECT,
     )
     box = tf.concat([first[:2], size[:2]], axis=0)
-    # See `pipeline` on truncated files: which ones break must not depend on the crop.
+    # See `sources` on truncated files: which ones break must not depend on the crop.
     whole = config.input.max_broken_files > 0
     image = folders.decode_image(data, box, decode_whole=whole)
     example = {"image": _resize(image, tuple(config.input.crop))}
