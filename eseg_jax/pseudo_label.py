@@ -133,20 +133,24 @@ def _settings(config, network, what, root, protocol, size_step) -> dict[str, Any
 
 def trained_on(config: ConfigDict) -> list[dict[str, str]]:
     """The splits whose images a run's network has learnt from, in any round."""
-    dataset = config.dataset
-    own = {"dataset": dataset.name, "split": dataset.train_split, "root": dataset.root}
-    seen = [own]
-    if dataset.get("pseudo", ""):
-        meta = pseudo.read_meta(dataset.pseudo)
-        seen += [*meta["trained_on"], meta["labelled"]]
-    if config.get("init_from", ""):
+    seen, folders = [], set()
+    while True:
+        dataset = config.dataset
+        own = {"dataset": dataset.name, "split": dataset.train_split}
+        seen.append(own | {"root": dataset.root})
+        if dataset.get("pseudo", ""):
+            meta = pseudo.read_meta(dataset.pseudo)
+            seen += [*meta["trained_on"], meta["labelled"]]
+        if not config.get("init_from", ""):
+            return seen
         try:
             folder = checkpoint.find(config.init_from)
         except checkpoint.CheckpointError:
             return seen  # converted from elsewhere
-        meta = checkpoint.read_meta(folder)
-        seen += trained_on(ConfigDict(json.loads(meta["config"])))
-    return seen
+        if folder in folders:  # workdirs were renamed to each other's names
+            return seen
+        folders.add(folder)
+        config = ConfigDict(json.loads(checkpoint.read_meta(folder)["config"]))
 
 
 def _fingerprint(variables) -> str:

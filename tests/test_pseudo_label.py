@@ -217,6 +217,18 @@ def test_folder_mirrors_the_images_and_counts_them(whole, images):
     assert _png(out / "contact_sheet.png").shape[1:] == (960, 3)
 
 
+def test_runs_renamed_to_each_others_names_have_a_finite_past(monkeypatch):
+    import tiny
+
+    config = tiny.get_config()
+    config.init_from = "a"
+    meta = {"config": json.dumps(config.to_dict())}
+    monkeypatch.setattr(pseudo_label.checkpoint, "find", epath.Path)
+    monkeypatch.setattr(pseudo_label.checkpoint, "read_meta", lambda folder: meta)
+    own = {"dataset": "scenes", "split": "train", "root": ""}
+    assert pseudo_label.trained_on(config) == [own, own]
+
+
 def test_stretched_images_cost_one_program_for_all_sizes(teacher, options, tmp_path):
     options.pseudo.update(output=str(tmp_path / "out"), size_step=64, batch_size=2)
     pseudo_label.pseudo_label(options, str(teacher))
