@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from eseg_jax.config import validate
 from eseg_jax.input import datasets
 from eseg_jax.report.files import write_scores, write_text
 from eseg_jax.report.gallery import write_worst
+from eseg_jax.report.progress import progress
 
 _logger = logging.getLogger(__name__)
 
@@ -183,12 +184,7 @@ def evaluate_split(
     apart = max(1, len(ids) // jax.process_count() // max(1, config.eval.images))
     found = Evaluation(np.int64(0), boundary={x: [] for x in config.eval.boundary})
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    batches = input.eval_batches(
-        config,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(_batches(config)):
         arrays = {name: batch[name] for name in ("image", "label")}
         arrays = sharding.put_batch(arrays, mesh)
         with jax.set_mesh(mesh):
@@ -234,15 +230,25 @@ def evaluate_split(
 def _classify_split(eval_step, variables, config: ConfigDict, mesh: Mesh) -> Evaluation:
     found = Evaluation(top_counts=np.int64(0))
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    for batch in input.eval_batches(
-        config,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    ):
+    for batch in _batches(config):
         arrays = {name: batch[name] for name in ("image", "label")}
         counts = eval_step(variables, sharding.put_batch(arrays, mesh))
         found.top_counts = found.top_counts + np.asarray(counts, np.int64)
     return found
+
+
+def _batches(config: ConfigDict) -> Iterator[dict]:
+    """This process's part of the evaluation split; the first says how far it is."""
+    batches = input.eval_batches(
+        config,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    if jax.process_index() > 0:
+        return batches
+    split = config.dataset.eval_split
+    count = -(-input.num_examples(config, split) // config.eval.batch_size)
+    return progress(batches, count, f"{split}, batches")
 
 
 def protocol_text(config: ConfigDict) -> str:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from eseg_jax import pseudo_output as output
 from eseg_jax.config import validate
 from eseg_jax.input import pseudo, unlabelled
 from eseg_jax.protocols import Protocol
+from eseg_jax.report.progress import progress
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def pseudo_label(config: ConfigDict, workdir: str) -> dict[str, Any]:
             records = output.write_shards(out, results, levels, pool, units)
         else:
             records = output.write_files(out, results, levels, pool)
-        for record in _progress(records, left):
+        for record in progress(records, left, "images labelled"):
             manifest.write(output.line(record))
     manifest.flush(force=True)
 
@@ -252,17 +253,6 @@ def _predictor(network, protocol: Protocol, size_step: int, mesh):
 
 def _chunks(items: list, size: int) -> list[list]:
     return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def _progress(results: Iterable, total: int) -> Iterator:
-    """Passes the results on and logs the rate from time to time."""
-    start = last = time.monotonic()
-    for number, result in enumerate(results, start=1):
-        yield result
-        now = time.monotonic()
-        if now - last > 30 or number == total:
-            last, rate = now, number / (now - start)
-            _logger.info("%d of %d images, %.3g images/s", number, total, rate)
 
 
 def _wait_until(ready: Callable[[], bool]) -> None:

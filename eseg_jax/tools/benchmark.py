@@ -28,11 +28,11 @@ from typing import Any
 
 from eseg_jax import job, models
 from eseg_jax.models import cost
+from eseg_jax.report.progress import progress
 from eseg_jax.speed import bounds
 from eseg_jax.speed.backends import BACKENDS, EXPORTS
 from eseg_jax.speed.measure import Protocol, describe, measure
 from eseg_jax.tools.summary import matching, parse_size
-from eseg_jax.tools.terminal import progress
 
 _LINE = "{:<24} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}"
 _HEAD = (

@@ -35,7 +35,7 @@ from eseg_jax.input.datasets import (
     LabelKind,
     camvid,
 )
-from eseg_jax.tools.terminal import progress
+from eseg_jax.report.progress import progress
 
 _SHOWN = 5  # problems of one split that are printed
 _SCENES = 1000  # built-in scenes that are drawn of a split

@@ -42,8 +42,8 @@ from eseg_jax import inference, job
 from eseg_jax.inference import Predictor, Segmentation
 from eseg_jax.report import flow, panels
 from eseg_jax.report.files import write_bytes
+from eseg_jax.report.progress import progress
 from eseg_jax.tools import video
-from eseg_jax.tools.terminal import progress
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 KINDS = ("labels", "color", "overlay", "side", "confidence", "flow")

@@ -31,7 +31,7 @@ from eseg_jax import pseudo_output
 from eseg_jax.input import InputError, pseudo
 from eseg_jax.report import charts
 from eseg_jax.report.files import write_text
-from eseg_jax.tools.terminal import progress
+from eseg_jax.report.progress import progress
 
 
 def rethreshold(folder, out, levels_of) -> dict:

@@ -27,8 +27,8 @@ from PIL import Image
 import eseg_jax
 from eseg_jax.input import datasets
 from eseg_jax.input.datasets import cityscapes
+from eseg_jax.report.progress import progress
 from eseg_jax.tools.predict import Item, numbers, png, read_ahead
-from eseg_jax.tools.terminal import progress
 
 SIZE = (1024, 2048)  # height, width
 _NAME = re.compile(r"[a-zA-Z-]+_\d{6}_\d{6}")

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_inference, check_training
 
 from eseg_jax import models
 from eseg_jax.models import cost
 from eseg_jax.models.backbones import xception
 from eseg_jax.models.dfanet import FCAttention, Sum
 from eseg_jax.models.layers import PYTORCH
-from eseg_jax.trees import flatten_names, unflatten_names
+from eseg_jax.trees import flatten_names
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 
@@ -41,25 +42,6 @@ count = functools.cache(cost.count)
 
 def giga(macs: float, decimals: int = 3) -> str:
     return f"{macs / 1e9:.{decimals}f}"
-
-
-def random_variables(model, size=(64, 64)):
-    """Variables of useful magnitude, without compiling the initialisation."""
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    shapes = flatten_names(
-        jax.eval_shape(
-            functools.partial(model.init, train=False), jax.random.key(0), images
-        )
-    )
-    rng = np.random.default_rng(0)
-
-    def fill(name, shape):
-        if name.endswith(("scale", "var")):
-            return np.ones(shape, np.float32)
-        fan_in = np.prod(shape[:-1]) if name.endswith("kernel") else 100
-        return rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)
-
-    return unflatten_names({name: fill(name, x.shape) for name, x in shapes.items()})
 
 
 @pytest.fixture
@@ -158,19 +140,7 @@ def test_sizes_not_divisible_by_64(name, size, logits):
 
 
 def test_runs_at_an_odd_size_and_leaves_the_statistics_alone(shallow):
-    model = models.create("dfanet_b", 3)
-    variables = random_variables(model)
-    images = np.random.default_rng(1).normal(size=(1, 97, 161, 3)).astype(np.float32)
-    outputs, updates = jax.jit(
-        functools.partial(model.apply, train=False, mutable=["batch_stats"])
-    )(variables, images)
-    assert outputs["logits"].shape == (1, 25, 41, 3)
-    assert outputs["logits"].dtype == jnp.float32
-    assert outputs["aux"] == {}
-    assert jnp.all(jnp.isfinite(outputs["logits"]))
-    jax.tree.map(
-        np.testing.assert_array_equal, variables["batch_stats"], updates["batch_stats"]
-    )
+    check_inference(models.create("dfanet_b", 3), (97, 161), (25, 41, 3))
 
 
 def test_bfloat16_computes_between_float32_parameters_and_logits(shallow):
@@ -190,37 +160,8 @@ def test_bfloat16_computes_between_float32_parameters_and_logits(shallow):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def train_once(model):
-    """Names of parameters without a gradient, and of statistics that stay."""
-    variables = random_variables(model)
-    target = jnp.arange(3.0).reshape(1, 1, 1, 3)
-
-    @jax.jit
-    def step(images):
-        def loss(params):
-            outputs, updates = model.apply(
-                {**variables, "params": params},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return jnp.mean((outputs["logits"] - target) ** 2), updates
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
-    still = set(flatten_names(variables["params"]))
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        grads, updates = step(rng.normal(size=(2, 64, 64, 3)).astype(np.float32))
-        still -= {name for name, x in flatten_names(grads).items() if np.any(x)}
-    before = flatten_names(variables["batch_stats"])
-    after = flatten_names(updates["batch_stats"])
-    return still, {name for name in before if np.array_equal(before[name], after[name])}
-
-
 def test_training_moves_every_parameter_and_statistic(shallow):
-    model = models.create("dfanet_b", 3, sub_networks=2)
-    assert train_once(model) == (set(), set())
+    check_training(models.create("dfanet_b", 3, sub_networks=2))
 
 
 @pytest.mark.slow
@@ -234,7 +175,7 @@ def test_training_moves_every_parameter_and_statistic(shallow):
     ],
 )
 def test_training_moves_everything_at_full_depth(name, options):
-    assert train_once(models.create(name, 3, **options)) == (set(), set())
+    check_training(models.create(name, 3, **options))
 
 
 def test_attention_scales_the_channels_of_every_map():

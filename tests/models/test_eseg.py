@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_inference, check_training, shapes_of
 
 from eseg_jax import models
 from eseg_jax.models import cost
 from eseg_jax.models.eseg import Fusion, LevelSum
 from eseg_jax.models.layers import DropConnect
-from eseg_jax.trees import flatten_names, map_with_names
+from eseg_jax.trees import flatten_names
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 
@@ -36,24 +37,6 @@ count = functools.cache(cost.count)
 
 def tiny(name: str = "eseg_s", dtype=jnp.float32, **options):
     return models.create(name, 3, dtype, **{**TINY, **options})
-
-
-def shapes_of(model):
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    init = functools.partial(model.init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), images)
-
-
-def variables_of(model):
-    """Variables from numpy: a tenth of the time of compiling the initialisers."""
-    rng = np.random.default_rng(0)
-
-    def make(name, leaf):
-        if name.endswith("kernel"):
-            return jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
-        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-
-    return map_with_names(make, shapes_of(model))
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -157,15 +140,8 @@ def test_levels_of_odd_sizes():
     assert outputs["logits"].shape == (1, 130, 130, 3)
 
 
-def test_odd_sizes_run():
-    model = tiny("eseg_lite_s", max_level=5)
-    images = jnp.ones((1, 41, 75, 3))
-    apply = jax.jit(functools.partial(model.apply, train=False))
-    outputs = apply(variables_of(model), images)
-    assert outputs["logits"].shape == (1, 6, 10, 3)
-    assert outputs["logits"].dtype == jnp.float32
-    assert outputs["aux"] == {}
-    assert jnp.all(jnp.isfinite(outputs["logits"]))
+def test_runs_at_an_odd_size_and_leaves_the_statistics_alone():
+    check_inference(tiny("eseg_lite_s", max_level=5), (41, 75), (6, 10, 3))
 
 
 def test_equal_weights_give_the_mean_of_levels():
@@ -216,42 +192,7 @@ def test_drop_connect_drops_whole_images():
 
 @pytest.mark.parametrize("name", ["eseg_s", "eseg_lite_s"])
 def test_training_moves_every_parameter_and_statistic(name):
-    model = tiny(name)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(2, 64, 128, 3)), jnp.float32)
-    variables = variables_of(model)
-    target = jnp.asarray(rng.normal(size=3), jnp.float32).reshape(1, 1, 1, 3)
-
-    @jax.jit
-    def step(variables):
-        def loss(params):
-            outputs, updates = model.apply(
-                {**variables, "params": params},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"drop_connect": jax.random.key(1)},
-            )
-            return jnp.mean((outputs["logits"] - target) ** 2), updates
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
-    grads, updates = step(variables)
-    still = [name for name, x in flatten_names(grads).items() if not np.any(x)]
-    assert still == []
-    before = flatten_names(variables["batch_stats"])
-    after = flatten_names(updates["batch_stats"])
-    assert [name for name in before if np.array_equal(before[name], after[name])] == []
-
-
-def test_evaluation_leaves_the_statistics_alone():
-    model = tiny("eseg_lite_s", max_level=5)
-    variables = variables_of(model)
-    apply = functools.partial(model.apply, train=False, mutable=["batch_stats"])
-    _, updates = jax.jit(apply)(variables, jnp.ones((1, 32, 32, 3)))
-    jax.tree.map(
-        np.testing.assert_array_equal, variables["batch_stats"], updates["batch_stats"]
-    )
+    check_training(tiny(name))
 
 
 def test_bfloat16_computes_between_float32_parameters_and_logits():

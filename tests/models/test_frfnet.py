@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_inference, check_training, random_variables
 
 from eseg_jax import models
 from eseg_jax.models import cost, frfnet
@@ -21,7 +22,7 @@ from eseg_jax.models.frfnet import (
     fuse,
 )
 from eseg_jax.models.layers import PYTORCH
-from eseg_jax.trees import flatten_names, unflatten_names
+from eseg_jax.trees import flatten_names
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 
@@ -30,24 +31,6 @@ count = functools.cache(cost.count)
 
 def giga(macs: float) -> str:
     return f"{macs / 1e9:.3f}"
-
-
-def random_variables(module, *inputs, **kwargs):
-    """Variables of useful magnitude, without compiling the initialisation."""
-    shapes = flatten_names(
-        jax.eval_shape(
-            functools.partial(module.init, **kwargs), jax.random.key(0), *inputs
-        )
-    )
-    rng = np.random.default_rng(0)
-
-    def fill(name, shape):
-        if name.endswith(("scale", "var", "gamma")):
-            return np.ones(shape, np.float32)
-        fan_in = np.prod(shape[:-1]) if name.endswith("kernel") else 100
-        return rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)
-
-    return unflatten_names({name: fill(name, x.shape) for name, x in shapes.items()})
 
 
 def image(*shape):
@@ -171,19 +154,7 @@ def test_sizes_not_divisible_by_32(size, logits, aux):
 
 
 def test_runs_at_an_odd_size_and_leaves_the_statistics_alone():
-    model = models.create("frfnet", 3)
-    variables = random_variables(model, image(1, 64, 64, 3), train=False)
-    images = np.random.default_rng(1).normal(size=(1, 97, 161, 3)).astype(np.float32)
-    outputs, updates = jax.jit(
-        functools.partial(model.apply, train=False, mutable=["batch_stats"])
-    )(variables, images)
-    assert outputs["logits"].shape == (1, 25, 41, 3)
-    assert outputs["logits"].dtype == jnp.float32
-    assert outputs["aux"] == {}
-    assert jnp.all(jnp.isfinite(outputs["logits"]))
-    jax.tree.map(
-        np.testing.assert_array_equal, variables["batch_stats"], updates["batch_stats"]
-    )
+    check_inference(models.create("frfnet", 3), (97, 161), (25, 41, 3))
 
 
 @pytest.mark.parametrize(
@@ -196,33 +167,7 @@ def test_runs_at_an_odd_size_and_leaves_the_statistics_alone():
     ],
 )
 def test_training_moves_every_parameter_and_statistic(name):
-    model = models.create(name, 3)
-    variables = random_variables(model, image(1, 64, 64, 3), train=False)
-    target = jnp.arange(3.0).reshape(1, 1, 1, 3)
-
-    @jax.jit
-    def step(images):
-        def loss(params):
-            outputs, updates = model.apply(
-                {**variables, "params": params},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            logits = [outputs["logits"], *outputs["aux"].values()]
-            return sum(jnp.mean((x - target) ** 2) for x in logits), updates
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
-    still = set(flatten_names(variables["params"]))
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        grads, updates = step(rng.normal(size=(2, 64, 64, 3)).astype(np.float32))
-        still -= {name for name, x in flatten_names(grads).items() if np.any(x)}
-    assert still == set()
-    before = flatten_names(variables["batch_stats"])
-    after = flatten_names(updates["batch_stats"])
-    assert [name for name in before if np.array_equal(before[name], after[name])] == []
+    check_training(models.create(name, 3))
 
 
 def test_heads_have_parameters_whenever_they_are_asked_for():

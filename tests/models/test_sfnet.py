@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import check_training, shapes_of
 
 from eseg_jax import models
 from eseg_jax.models import cost, sfnet, weights
@@ -16,7 +17,7 @@ from eseg_jax.models.layers import PYTORCH, MaxPool
 from eseg_jax.models.weight_files import WeightsError
 from eseg_jax.ops.adaptive_pool import adaptive_avg_pool
 from eseg_jax.ops.resize_corners import resize_align_corners
-from eseg_jax.trees import flatten_names, map_with_names
+from eseg_jax.trees import flatten_names
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 FIXTURES = pathlib.Path(
@@ -38,25 +39,6 @@ def fixture(name):
 
 def nhwc(x):
     return np.moveaxis(x, 1, -1)
-
-
-def shapes_of(model):
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    init = functools.partial(model.init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), images)
-
-
-def variables_of(model):
-    """Variables of useful magnitude from numpy, without compiling initialisers."""
-    rng = np.random.default_rng(0)
-
-    def make(name, leaf):
-        if name.endswith("kernel"):
-            deviation = np.sqrt(2 / np.prod(leaf.shape[:-1]))
-            return jnp.asarray(rng.normal(0, deviation, leaf.shape), jnp.float32)
-        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-
-    return map_with_names(make, shapes_of(model))
 
 
 @functools.cache
@@ -316,33 +298,7 @@ def test_sizes_not_divisible_by_32(name, finest):
     ],
 )
 def test_training_moves_every_parameter_and_statistic(name, options):
-    model = models.create(name, 3, features=8, **options)
-    variables = variables_of(model)
-    target = jnp.arange(3.0).reshape(1, 1, 1, 3)
-
-    @jax.jit
-    def step(images):
-        def loss(params):
-            outputs, updates = model.apply(
-                {**variables, "params": params},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(1)},
-            )
-            logits = [outputs["logits"], *outputs["aux"].values()]
-            return sum(jnp.mean((x - target) ** 2) for x in logits), updates
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
-    rng = np.random.default_rng(0)
-    grads, updates = step(rng.normal(size=(2, 64, 96, 3)).astype(np.float32))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
-    still = [name for name, x in flatten_names(grads).items() if not np.any(x)]
-    assert still == []
-    before = flatten_names(variables["batch_stats"])
-    after = flatten_names(updates["batch_stats"])
-    assert [name for name in before if np.array_equal(before[name], after[name])] == []
+    check_training(models.create(name, 3, features=8, **options))
 
 
 def test_bfloat16_computes_between_float32_flow_and_logits():
