@@ -40,11 +40,12 @@ def data(step, batch, size):
     return {"image": image.astype(np.uint8), "label": label}
 
 
-def compile_step(model, batch, mesh, rules=()):
+def compile_step(model, batch, mesh, rules=(), slow=1.0):
     """The initialiser of a train state and the compiled train step."""
     config = tiny.get_config()
     # As slow a start as a real run's: large steps turn rounding into another run.
     config.optimizer.warmup_steps, config.total_steps = 1000, 10_000
+    config.optimizer.learning_rate *= slow
     tx = optimizer.make_optimizer(config.optimizer, config.total_steps)
 
     def init():
@@ -79,8 +80,18 @@ def compile_step(model, batch, mesh, rules=()):
     return jax.jit(init, out_shardings=places), compiled
 
 
-def run(name, size, mesh, devices=None, options=None, rules=(), count=5, batch=4):
-    """Trains on the mesh of the first `devices`, or of all.
+def run(
+    name,
+    size,
+    mesh,
+    devices=None,
+    options=None,
+    rules=(),
+    count=5,
+    batch=4,
+    slow=1.0,
+):
+    """Trains on the mesh of the first `devices`, or of all; `slow` scales the rate.
 
     Returns:
       The scalars of every step and the leaves of the state after the first and the
@@ -88,7 +99,7 @@ def run(name, size, mesh, devices=None, options=None, rules=(), count=5, batch=4
     """
     mesh = sharding.make_mesh(mesh, jax.devices()[:devices])
     model = models.create(name, 5, dtype=jnp.float32, **(options or {}))
-    init, step = compile_step(model, data(0, batch, size), mesh, rules)
+    init, step = compile_step(model, data(0, batch, size), mesh, rules, slow)
     train_state, found = init(), {}
     local = batch // jax.process_count()
     mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
