@@ -7,10 +7,13 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jobs
 import mesh_worker
 import numpy as np
 import pytest
+
+from eseg_jax import models, sharding
 
 TINY = {"width": 0.1, "depth": 0.1, "features": 8, "max_level": 5, "drop_rate": 0.2}
 HALVES = {"data": 2, "spatial": 2}
@@ -60,6 +63,27 @@ def test_images_split(size):
     found, hlo = mesh_worker.run(**task, mesh=HALVES)
     assert max(differences(found, wanted).values()) < TOLERANCE
     assert mesh_worker.collectives(hlo)[0]["collective-permute"] > 0  # the seams
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "gathers"),
+    # Of SFNet: resizing with aligned corners and the warp, which looks anywhere.
+    [("eseg_lite_s", 0), ("sfnet_df1", 7), ("frfnet_slim", 0), ("dfanet_b", 0)],
+)
+def test_split_images_are_not_gathered(name, gathers, monkeypatch):
+    def as_on_an_accelerator(*args, default, **platforms):
+        return default(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_an_accelerator)
+    jax.clear_caches()
+    mesh = sharding.make_mesh(HALVES, jax.devices()[:4])
+    batch = mesh_worker.data(0, 4, (512, 512))
+    _, step = mesh_worker.compile_step(models.create(name, 5), batch, mesh)
+    counts, _ = mesh_worker.collectives(step.as_text())
+    print(name, dict(counts))
+    assert counts["all-gather"] == gathers
+    jax.clear_caches()
 
 
 # ---- All four networks on every mesh, in float64 -----------------------------------
