@@ -19,6 +19,7 @@ import sys
 
 import matplotlib
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it only counts
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
