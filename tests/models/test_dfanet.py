@@ -161,7 +161,7 @@ def test_bfloat16_computes_between_float32_parameters_and_logits(shallow):
 
 
 def test_training_moves_every_parameter_and_statistic(shallow):
-    check_training(models.create("dfanet_b", 3, sub_networks=2))
+    check_training(models.create("dfanet_b", 3, sub_networks=2), batches=3)
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_training_moves_every_parameter_and_statistic(shallow):
     ],
 )
 def test_training_moves_everything_at_full_depth(name, options):
-    check_training(models.create(name, 3, **options))
+    check_training(models.create(name, 3, **options), batches=3)
 
 
 def test_attention_scales_the_channels_of_every_map():

@@ -167,7 +167,7 @@ def test_runs_at_an_odd_size_and_leaves_the_statistics_alone():
     ],
 )
 def test_training_moves_every_parameter_and_statistic(name):
-    check_training(models.create(name, 3))
+    check_training(models.create(name, 3), batches=3)
 
 
 def test_heads_have_parameters_whenever_they_are_asked_for():
