@@ -94,18 +94,21 @@ def validate(config: ConfigDict) -> None:
         config.accumulate_steps,
         f"must divide input.batch_size = {data.batch_size}",
     )
-    check(min(data.crop) >= 1, "input.crop", data.crop, "must be positive (h, w)")
-    low, high = data.scale
-    check(0 < low <= high, "input.scale", data.scale, "must be 0 < low <= high")
-
+    # The command line joins a pair that is given twice to four numbers.
+    for field, ok, rule in (
+        ("crop", lambda x: min(x) >= 1, "(h, w) in pixels"),
+        ("scale", lambda x: 0 < x[0] <= x[1], "(low, high), 0 < low <= high"),
+        ("blur", lambda x: 0 <= x[0] <= x[1], "(low, high), 0 <= low <= high"),
+    ):
+        value = data[field]
+        good = len(value) == 2 and ok(value)
+        check(good, f"input.{field}", value, f"must be one pair {rule}")
     check(
         data.scale_step >= 0,
         "input.scale_step",
         data.scale_step,
         "must be 0 (any scale) or positive",
     )
-    low, high = data.blur
-    check(0 <= low <= high, "input.blur", data.blur, "must be 0 <= low <= high")
     check(
         0 <= data.class_uniform <= 1,
         "input.class_uniform",

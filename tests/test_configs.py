@@ -101,14 +101,25 @@ def test_all_mistakes_are_named_at_once(tiny_config):
     tiny_config.total_steps = 0
     tiny_config.optimizer.learning_rate = -1.0
     tiny_config.input.scale = (2.0, 1.0)
+    tiny_config.input.crop = (32, 32, 64, 64)  # given twice on the command line
     tiny_config.input.update(blur=(2.0, 1.0), class_uniform=0.5, cache_gb=-1.0)
     tiny_config.optimizer.frozen = "("
     tiny_config.profile = "20:10"
     with pytest.raises(ConfigError) as error:
         validate(tiny_config)
     text = str(error.value)
-    for field in ("total_steps", "learning_rate", "input.scale", "frozen", "profile"):
-        assert f"config.{field}" in text or field in text
+    for field in (
+        "total_steps",
+        "optimizer.learning_rate",
+        "input.scale",
+        "input.crop",
+        "input.blur",
+        "input.centroids",
+        "input.cache_gb",
+        "optimizer.frozen",
+        "profile",
+    ):
+        assert f"config.{field} = " in text
 
 
 def test_unknown_dataset_is_refused():
