@@ -228,7 +228,8 @@ def train(config, workdir: pathlib.Path, seconds: float) -> None:
     if step < total:
         print(f"Stopped at step {step} of {total}; the same command goes on.")
         return
-    costs = cost.count(config.model.name, images.shape[1:3], info.num_classes)
+    tested = tuple(config.eval.size or images.shape[1:3])
+    costs = cost.count(config.model.name, tested, info.num_classes)
     result = {
         "config": config.to_dict(),
         "name": config.model.name,
@@ -237,6 +238,7 @@ def train(config, workdir: pathlib.Path, seconds: float) -> None:
         "batch_size": config.input.batch_size,
         "seconds": spent,
         "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "tested": tested,
         "parameters": costs.deployed,
         "macs": costs.macs,
         "val": evaluated("val"),
