@@ -1,4 +1,4 @@
-"""Checkpoints of one instant of a run: the only file that knows orbax.
+"""Checkpoints of one instant of a run, in orbax's form: no other file knows it.
 
 The input needs no state of its own: its stream is a function of seed and step.
 """

@@ -1,5 +1,5 @@
-"""What a process does before and after its work: join the others, check the workdir,
-keep compiled programs, and leave when another process is gone."""
+"""What a process does around its work: join the others and wait for them, check the
+workdir, keep compiled programs, and leave when another process is gone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import re
 import sys
 
 import jax
+import orbax.checkpoint as ocp
 from etils import epath
 
 _HEARTBEAT_SECONDS = 30
+_WAIT_SECONDS = 3600
 # malloc.h: M_ARENA_MAX, one heap for all threads; M_MMAP_MAX, no maps of their own for
 # large arrays; M_TRIM_THRESHOLD, nothing is handed back.
 _MALLOC = {-8: 1, -4: 0, -1: -1}
@@ -42,6 +44,19 @@ def join(when: str) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             **{name: int(text) for name, text in numbers.items() if text is not None},
         )
+
+
+def wait_for_processes(name: str) -> None:
+    """Returns once every process has come here; `name` is unique to the place.
+
+    They meet at the coordinator, not on the devices: collectives on CPUs give up on a
+    process that comes half a minute late, as one does that compiles for longer.
+
+    Raises:
+      jax.errors.JaxRuntimeError: one is gone, or has not come within an hour.
+    """
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    barrier(key=name, timeout_ms=_WAIT_SECONDS * 1000)
 
 
 def keep_memory() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from eseg_jax import checkpoint, inference, models, sharding, steps, trees
+from eseg_jax import checkpoint, inference, job, models, sharding, steps, trees
 from eseg_jax import pseudo_output as output
 from eseg_jax.config import validate
 from eseg_jax.input import pseudo, unlabelled
@@ -67,7 +67,7 @@ def pseudo_label(config: ConfigDict, workdir: str) -> dict[str, Any]:
     manifest = output.open_manifest(out, index, count)
     marks = [out / "parts" / f"{p}-of-{count}.done" for p in range(count)]
     marks[index].unlink(missing_ok=True)
-    sharding.wait_for_processes("pseudo-labels begin")
+    job.wait_for_processes("pseudo-labels begin")
     records = output.read_records(out)
     done = {name for name, record in records.items() if "broken" not in record}
     axes = {"data": -1, "spatial": config.mesh.spatial}

@@ -200,11 +200,6 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
-def wait_for_processes(name: str) -> None:
-    """Returns once every process has come here; `name` is unique to the place."""
-    multihost_utils.sync_global_devices(name)
-
-
 def local_rows(array: jax.Array) -> np.ndarray:
     """This process's rows of an array split along its first axis, in order."""
     shards = {shard.index[0].start or 0: shard for shard in array.addressable_shards}

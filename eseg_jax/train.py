@@ -18,6 +18,7 @@ from eseg_jax import (
     evaluate,
     init_from,
     input,
+    job,
     losses,
     models,
     optimizer,
@@ -108,6 +109,7 @@ def train(config: ConfigDict, workdir: str) -> state.TrainState:
     # ---- Compile ---------------------------------------------------------------
     with reporter.section("compile"):
         train_step = lower_train_step(config, model, tx, shapes, mesh).compile()
+        job.wait_for_processes("train step compiled")
     eval_step = evaluate.jit_eval_step(config, model, dataset.num_classes, eval_mesh)
     views_step = evaluate.jit_views_step(config, model)
 

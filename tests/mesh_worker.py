@@ -100,6 +100,7 @@ def run(
     mesh = sharding.make_mesh(mesh, jax.devices()[:devices])
     model = models.create(name, 5, dtype=jnp.float32, **(options or {}))
     init, step = compile_step(model, data(0, batch, size), mesh, rules, slow)
+    job.wait_for_processes("compiled")
     train_state, found = init(), {}
     local = batch // jax.process_count()
     mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
