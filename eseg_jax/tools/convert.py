@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.list:
         _print_sources()
         return
-    missing = [x for x in ("model", "source", "output") if getattr(args, x) is None]
+    missing = [x for x in ("model", "source", "output") if not getattr(args, x)]
     if missing:
         parser.error(f"give --{', --'.join(missing)}, or --list.")
     num_classes = args.num_classes or (1000 if args.classifier else 19)

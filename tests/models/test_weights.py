@@ -362,6 +362,9 @@ def test_command_names_what_is_wrong(tmp_path, capsys):
         tool.main(["--model=eseg_s", "--source=no.npz", f"--output={tmp_path}"])
     assert stop.value.code == 1
     assert "There is no file no.npz" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # a shell's variable that is not set
+        tool.main(["--model=eseg_s", "--source=", f"--output={tmp_path}"])
+    assert "give --source" in capsys.readouterr().err
 
 
 def test_list_of_sources(capsys):
