@@ -4,36 +4,40 @@
 #   CAMVID_DATASET=DIR benchmarks/camvid_cpu.sh OUT              all, one after the other
 #   CAMVID_DATASET=DIR benchmarks/camvid_cpu.sh OUT NETWORK...   only these
 #   SEED=1 …                                                     another seed
+#   WEIGHTS=DIR …                     backbones from what `eseg_jax.tools.convert` wrote
 #
 # Set CORE=0 to keep to one core. What is finished is not trained again, what was stopped
-# goes on, so that two calls may share the networks. `--tables=OUT` prints the table.
+# goes on, so that two calls may share the networks. `camvid.py --tables=OUT` prints the table.
 set -euo pipefail
 
 if [[ $# -eq 0 ]]; then
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
   exit 2
 fi
-cd "$(dirname "$0")/.."
-mkdir -p "$1"
-out=$(cd "$1" && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=$1
 shift
 
+networks=(
+  eseg_lite_s eseg_lite_m eseg_s sfnet_resnet18 sfnet_df1 dfanet_a dfanet_b frfnet
+  frfnet_slim
+)
+[[ $# -gt 0 ]] || set -- "${networks[@]}"
 # Steps that take about twelve minutes of one core at 8 crops of 192x256.
 declare -A steps=(
-  [eseg_lite_s]=1400 [eseg_lite_m]=950 [eseg_s]=340
+  [eseg_lite_s]=1400 [eseg_lite_m]=950 [eseg_s]=340 [eseg_effnet_lite0]=700
   [sfnet_resnet18]=140 [sfnet_df1]=600
   [dfanet_a]=750 [dfanet_b]=950 [frfnet]=420 [frfnet_slim]=500
 )
-[[ $# -gt 0 ]] || set -- "${!steps[@]}"
 
 # The square roots of ENet's class weights; whole ones make blobs of poles and signs.
 weights="(1.3,1.13,3.2,1.0,2.1,1.6,3.1,3.1,2.0,3.4,3.6)"
 seed=${SEED:-0}
-export JAX_PLATFORMS=cpu PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+export JAX_PLATFORMS=cpu PYTHONPATH=$root PYTHONUNBUFFERED=1
 for name in "$@"; do
-  ${CORE:+taskset -c "$CORE"} "${PYTHON:-python}" benchmarks/camvid.py \
-    --config="configs/$name.py:camvid" --workdir="$out/${name}_$seed" \
-    --config.seed="$seed" --config.total_steps="${steps[$name]}" \
+  ${CORE:+taskset -c "$CORE"} "${PYTHON:-python}" "$root/benchmarks/camvid.py" \
+    --config="$root/configs/$name.py:camvid" --workdir="$out/${name}_$seed" \
+    --config.seed="$seed" --config.total_steps="${steps[$name]:?not a network of this table: $name}" \
     --config.eval_every=100000 --config.eval.size="(240,320)" \
     --config.input.batch_size=8 --config.input.crop="(192,256)" \
     --config.input.scale="(0.4,1.0)" --config.input.brightness=0.2 \
@@ -43,5 +47,6 @@ for name in "$@"; do
     --config.optimizer.warmup_steps=50 --config.optimizer.weight_decay=1e-4 \
     --config.optimizer.clip_norm=10.0 --config.loss.ohem_threshold=0.0 \
     --config.loss.class_weights="$weights" \
-    --config.compilation_cache="$out/compiled"
+    --config.compilation_cache="$out/compiled" \
+    ${WEIGHTS:+--config.init_from="$WEIGHTS" --config.init_part=backbone}
 done

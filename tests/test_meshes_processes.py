@@ -1,4 +1,4 @@
-"""Placing and moving arrays where a mesh spans two processes of two devices."""
+"""Arrays on a mesh that spans two processes of two devices, and their meeting."""
 
 import os
 import pathlib
@@ -10,6 +10,7 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CHILD = """
+import pathlib, sys, time
 import jax, numpy as np
 from eseg_jax import job, sharding
 job.join("auto")
@@ -41,11 +42,19 @@ try:
     sharding.make_mesh({"data": 1, "spatial": 4})
 except ValueError as error:
     print("REFUSED", error)
+
+# The one that comes first waits for the other.
+mark = pathlib.Path(sys.argv[1])
+if index == 1:
+    time.sleep(1)
+    mark.touch()
+job.wait_for_processes("the mark is there")
+assert mark.exists()
 """
 
 
 @pytest.mark.multiprocess
-def test_rows_and_shares():
+def test_rows_and_shares(tmp_path):
     port = jobs.free_port()
     env = dict(
         os.environ,
@@ -56,7 +65,7 @@ def test_rows_and_shares():
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _CHILD],
+            [sys.executable, "-c", _CHILD, str(tmp_path / "mark")],
             cwd=_ROOT,
             env=env | {"JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
