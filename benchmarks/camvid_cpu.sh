@@ -25,7 +25,7 @@ networks=(
 [[ $# -gt 0 ]] || set -- "${networks[@]}"
 # Steps that take about twelve minutes of one core at 8 crops of 192x256.
 declare -A steps=(
-  [eseg_lite_s]=1400 [eseg_lite_m]=950 [eseg_s]=340 [eseg_effnet_lite0]=700
+  [eseg_lite_s]=1400 [eseg_lite_m]=950 [eseg_s]=340 [eseg_effnet_lite0]=500
   [sfnet_resnet18]=140 [sfnet_df1]=600
   [dfanet_a]=750 [dfanet_b]=950 [frfnet]=420 [frfnet_slim]=500
 )
