@@ -23,7 +23,7 @@ networks=(
   frfnet_slim
 )
 [[ $# -gt 0 ]] || set -- "${networks[@]}"
-# Steps that take about twelve minutes of one core at 8 crops of 192x256.
+# Steps that take 12 to 23 minutes of a busy core, compiling included.
 declare -A steps=(
   [eseg_lite_s]=1400 [eseg_lite_m]=950 [eseg_s]=340 [eseg_effnet_lite0]=500
   [sfnet_resnet18]=140 [sfnet_df1]=600
