@@ -31,8 +31,8 @@ import numpy as np
 import timing
 
 # Name, operation, image [n, h, w, c], options. The sizes are those of ESeg-Lite-S and
-# ESeg-S trained on 128x256 images, eight at a time, and of both at 512x1024, one; two
-# are those of SFNet-ResNet-18 trained on 192x256.
+# ESeg-S trained on 128x256 images, eight at a time, and of both at 512x1024, one; those
+# of four images are of SFNet-ResNet-18 and FRFNet trained on 192x256.
 CASES = (
     ("stem 3x3 s2", "conv", (8, 128, 256, 3), {"k": 3, "o": 16, "s": 2}),
     ("stem 3x3 s2", "conv", (1, 512, 1024, 3), {"k": 3, "o": 32, "s": 2}),
@@ -42,8 +42,10 @@ CASES = (
     ("dense 5x5 s2", "conv", (8, 32, 64, 16), {"k": 5, "o": 96, "s": 2}),
     ("dense 5x5", "conv", (8, 8, 16, 48), {"k": 5, "o": 288}),
     ("dense 5x5", "conv", (8, 4, 8, 80), {"k": 5, "o": 480}),
-    ("dense 3x3", "conv", (2, 96, 128, 64), {"k": 3, "o": 128}),
-    ("dense 3x3", "conv", (2, 48, 64, 512), {"k": 3, "o": 128}),
+    ("dense 3x3", "conv", (4, 96, 128, 64), {"k": 3, "o": 64}),
+    ("dense 3x3", "conv", (4, 96, 128, 64), {"k": 3, "o": 128}),
+    ("dense 3x3", "conv", (4, 48, 64, 512), {"k": 3, "o": 128}),
+    ("dense 3x3", "conv", (4, 96, 128, 16), {"k": 3, "o": 16}),
     ("1x1", "conv", (8, 32, 64, 96), {"k": 1, "o": 16}),
     ("1x1", "conv", (8, 16, 32, 40), {"k": 1, "o": 240}),
     ("1x1", "conv", (8, 16, 32, 64), {"k": 1, "o": 64}),

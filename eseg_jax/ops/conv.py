@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from eseg_jax.ops.kernels import input_gradient, on_every_device
+from eseg_jax.ops.kernels import (
+    input_gradient,
+    on_every_device,
+    on_several_devices,
+)
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import Padding, out_size, pad, pad_pairs, tap
 
@@ -119,20 +123,61 @@ def _kernel_gradient(x, kernel, g, *, strides, pads, dilation):
     return jax.vjp(form, kernel)[1](g)[0]
 
 
-# Output channels at a time, and the pixels from which on that is faster.
-_PART, _MANY_PIXELS = 64, 1024
+# What XLA's form takes at a time: bytes of x and g together, of which twice as many
+# are not worth a split, and output channels; at most so many parts, for compile time.
+_PART_BYTES, _PART_CHANNELS, _MOST_PARTS = 2 << 20, 64, 64
 
 
-def _kernel_gradient_cpu(x, kernel, g, **options):
-    # From 128 output channels on XLA's form of it is up to 4.6 times slower than 64 at
-    # a time, but for small maps (kernels of 64x128 and 512x128 in benchmarks/ops.py).
+def _kernel_gradient_cpu(x, kernel, g, *, strides, pads, dilation):
+    # Over maps that leave the cache XLA's form is up to four times slower than over
+    # parts of them, whose gradients add up (benchmarks/ops.py): some images at a time
+    # or, if those are too large, some rows of them. Between devices they would travel.
+    if on_several_devices():
+        return _kernel_gradient(
+            x, kernel, g, strides=strides, pads=pads, dilation=dilation
+        )
+    n, height = g.shape[:2]
+    size = (x.size + g.size) * g.dtype.itemsize
+    parts = min(-(-size // _PART_BYTES), _MOST_PARTS) if size > 2 * _PART_BYTES else 1
+    # Images become the innermost axis: a power of two of them fills vectors.
+    fewest = 2 if x.shape[-1] % 32 == 0 else 4
+    images = n if parts == 1 else max(fewest, 1 << (n // parts).bit_length() >> 1)
+    rows = -(-height // max(parts // -(-n // images), 1))
+    stride, (top, _) = strides[0], pads[0]
+    reach = dilation[0] * (kernel.shape[0] - 1) + 1
+    total = 0
+    for row in range(0, height, rows):
+        last = min(row + rows, height)
+        start, end = row * stride - top, (last - 1) * stride - top + reach
+        # Of x, from and to which row these outputs look; the rest is padding.
+        first_in, last_in = (min(max(edge, 0), x.shape[1]) for edge in (start, end))
+        for image in range(0, n, images):
+            total += _kernel_gradient_part(
+                x[image : image + images, first_in:last_in],
+                kernel,
+                g[image : image + images, row:last],
+                strides=strides,
+                pads=((first_in - start, end - last_in), pads[1]),
+                dilation=dilation,
+            )
+    return total
+
+
+def _kernel_gradient_part(x, kernel, g, *, strides, pads, dilation):
     channels = g.shape[-1]
-    if channels <= _PART or channels % _PART or g.size < _MANY_PIXELS * channels:
-        return _kernel_gradient(x, kernel, g, **options)
-    kernels, gs = (jnp.split(a, channels // _PART, axis=-1) for a in (kernel, g))
-    parts = [
-        _kernel_gradient(x, *part, **options) for part in zip(kernels, gs, strict=True)
-    ]
+    if channels <= 16 and strides == (1, 1):
+        # For so few XLA's form is up to eight times slower where it pads.
+        x, pads = pad(x, pads), ((0, 0), (0, 0))
+    form = functools.partial(
+        _kernel_gradient, strides=strides, pads=pads, dilation=dilation
+    )
+    if channels % _PART_CHANNELS or g.size < 1024 * channels:
+        return form(x, kernel, g)
+    # From 128 on it is up to 4.6 times slower than 64 at a time, but for small maps.
+    kernels, gs = (
+        jnp.split(a, channels // _PART_CHANNELS, axis=-1) for a in (kernel, g)
+    )
+    parts = [form(x, *part) for part in zip(kernels, gs, strict=True)]
     return jnp.concatenate(parts, axis=-1)
 
 

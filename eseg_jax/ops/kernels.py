@@ -9,6 +9,15 @@ from jax.sharding import AxisType, PartitionSpec
 from eseg_jax.ops.windows import Pair, Pairs
 
 
+def on_several_devices() -> bool:
+    """Whether XLA will split over devices what is traced here as one.
+
+    Slices of images and rows then cost traffic between devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto}
+
+
 def on_every_device(kernel: jax.Array) -> jax.Array:
     """The kernel, and its gradient, whole on each device of the context's mesh.
 
@@ -17,8 +26,7 @@ def on_every_device(kernel: jax.Array) -> jax.Array:
     then sums some of the products twice (jax 0.10.2, the Shardy partitioner). Without
     `jax.set_mesh`, and under `jax.shard_map`, this does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
+    if not on_several_devices():
         return kernel
     return lax.with_sharding_constraint(kernel, PartitionSpec())
 

@@ -3,10 +3,12 @@
 import functools
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import op_checks
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from eseg_jax.ops import windows
 from eseg_jax.ops.conv import conv, conv_reference
@@ -66,6 +68,51 @@ def test_form_of_the_stem_for_tpu(case):
     form = functools.partial(conv_file._patches_times_kernel, pads=pads)
     reference = functools.partial(conv_reference, **options)
     op_checks.check_reference(form, reference, x, kernel)
+
+
+PARTS = {
+    "images": ((9, 6, 7, 3), (3, 3, 3, 17), {}),
+    "rows": ((3, 19, 8, 5), (5, 3, 5, 6), {"padding": ((1, 4), (2, 0))}),
+    "few channels": ((3, 19, 8, 5), (3, 3, 5, 6), {}),
+    "stride": ((3, 20, 9, 5), (3, 3, 5, 6), {"strides": (2, 2)}),
+    "dilation": ((2, 21, 9, 32), (3, 3, 32, 17), {"dilation": (3, 2)}),
+    "rows that see padding alone": (
+        (1, 4, 3, 2),
+        (2, 2, 2, 20),
+        {"padding": ((9, 8), (2, 3))},
+    ),
+    "channels": ((2, 40, 30, 2), (3, 3, 2, 128), {}),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_kernel_gradient_in_parts(monkeypatch, case):
+    image, kernel, options = PARTS[case]
+    x, kernel = op_checks.normal(*image), op_checks.normal(*kernel)
+    reference = functools.partial(conv_reference, **options)
+    g = op_checks.normal(*jax.eval_shape(reference, x, kernel).shape)
+    monkeypatch.setattr(conv_file, "_PART_BYTES", 500)
+    forms = []
+    whole = conv_file._kernel_gradient
+    monkeypatch.setattr(
+        conv_file, "_kernel_gradient", lambda *a, **k: forms.append(a) or whole(*a, **k)
+    )
+    (found,) = jax.vjp(lambda k: conv(x, k, **options), kernel)[1](g)
+    (expected,) = jax.vjp(lambda k: reference(x, k), kernel)[1](g)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(forms) > 2, "the gradient was taken whole"
+
+
+def test_sharded_kernel_gradient_is_taken_whole(mesh, monkeypatch):
+    """Parts of what is split over devices would travel between them."""
+    image, kernel, _ = PARTS["images"]
+    x, kernel = op_checks.normal(8, *image[1:]), op_checks.normal(*kernel)
+    monkeypatch.setattr(conv_file, "_PART_BYTES", 500)
+    x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    loss = jax.jit(jax.grad(lambda k, x: (conv(x, k) ** 2).sum()))
+    with jax.set_mesh(mesh):
+        program = loss.lower(kernel, x).compile().as_text()
+    assert "all-reduce" in program and "collective-permute" not in program
 
 
 def test_values():
