@@ -226,7 +226,12 @@ def train(config, workdir: pathlib.Path, seconds: float) -> None:
             print(f"step {step}  val mIoU {100 * evaluated('val')['miou']:.2f}")
             clock = time.perf_counter()
     spent = meta["seconds"] + time.perf_counter() - begin
-    checkpoint.save(manager, step, train_state, {"seconds": spent}, None, wait=True)
+    meta = {
+        "seconds": spent,
+        "config": config.to_json_best_effort(),  # this and the next for eseg_jax.load
+        "classes": {"names": list(info.class_names), "colours": info.colours.tolist()},
+    }
+    checkpoint.save(manager, step, train_state, meta, None, wait=True)
     checkpoint.close(manager)
     if step < total:
         print(f"Stopped at step {step} of {total}; the same command goes on.")

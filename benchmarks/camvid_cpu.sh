@@ -5,6 +5,7 @@
 #   CAMVID_DATASET=DIR benchmarks/camvid_cpu.sh OUT NETWORK...   only these
 #   SEED=1 …                                                     another seed
 #   WEIGHTS=DIR …                     backbones from what `eseg_jax.tools.convert` wrote
+#   LONG=1 … eseg_lite_s              an hour, of larger crops (or eseg_effnet_lite0)
 #
 # Set CORE=0 to keep to one core. What is finished is not trained again, what was stopped
 # goes on, so that two calls may share the networks. `camvid.py --tables=OUT` prints the table.
@@ -30,6 +31,12 @@ declare -A steps=(
   [dfanet_a]=750 [dfanet_b]=950 [frfnet]=420 [frfnet_slim]=500
 )
 
+crop="(192,256)" scale="(0.4,1.0)" size="(240,320)"
+if [[ -n ${LONG:-} ]]; then
+  steps=([eseg_lite_s]=5000 [eseg_effnet_lite0]=2000)
+  crop="(240,320)" scale="(0.5,1.25)" size="(360,480)"
+fi
+
 # The square roots of ENet's class weights; whole ones make blobs of poles and signs.
 weights="(1.3,1.13,3.2,1.0,2.1,1.6,3.1,3.1,2.0,3.4,3.6)"
 seed=${SEED:-0}
@@ -38,9 +45,9 @@ for name in "$@"; do
   ${CORE:+taskset -c "$CORE"} "${PYTHON:-python}" "$root/benchmarks/camvid.py" \
     --config="$root/configs/$name.py:camvid" --workdir="$out/${name}_$seed" \
     --config.seed="$seed" --config.total_steps="${steps[$name]:?not a network of this table: $name}" \
-    --config.eval_every=100000 --config.eval.size="(240,320)" \
-    --config.input.batch_size=8 --config.input.crop="(192,256)" \
-    --config.input.scale="(0.4,1.0)" --config.input.brightness=0.2 \
+    --config.eval_every=100000 --config.eval.size="$size" \
+    --config.input.batch_size=8 --config.input.crop="$crop" \
+    --config.input.scale="$scale" --config.input.brightness=0.2 \
     --config.input.contrast=0.2 --config.input.saturation=0.2 \
     --config.optimizer.name=adam --config.optimizer.schedule=cosine \
     --config.optimizer.learning_rate=2e-3 --config.optimizer.final_learning_rate=0.0 \

@@ -204,6 +204,11 @@ def load_network(
     """
     folder = checkpoint.find(path)
     meta = checkpoint.read_meta(folder)
+    if "config" not in meta:
+        raise checkpoint.CheckpointError(
+            f"{folder} does not say which configuration it was trained with; give a "
+            "checkpoint that eseg_jax.train wrote."
+        )
     config = ConfigDict(json.loads(meta["config"]))
     config.dtype = dtype or config.dtype
     if input.is_classification(config):

@@ -1,6 +1,7 @@
 """`eseg_jax.load` on a checkpoint made for the purpose."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -73,6 +74,13 @@ def test_mistakes_are_named(workdir, tmp_path):
         eseg_jax.load(folder, weights="best")
     with pytest.raises(ValueError, match="eseg_lite_s has no flow"):
         eseg_jax.load(folder).views(_image())
+
+
+def test_a_checkpoint_without_its_configuration(workdir, tmp_path):
+    shutil.copytree(checkpoint.find(workdir[0]), tmp_path / "1")
+    (tmp_path / "1/meta/metadata").write_text("{}")
+    with pytest.raises(checkpoint.CheckpointError, match="does not say which"):
+        eseg_jax.load(tmp_path / "1")
 
 
 def test_the_readmes_example(workdir, tmp_path, monkeypatch):
