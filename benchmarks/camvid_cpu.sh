@@ -5,6 +5,7 @@
 #   CAMVID_DATASET=DIR benchmarks/camvid_cpu.sh OUT NETWORK...   only these
 #   SEED=1 …                                                     another seed
 #   WEIGHTS=DIR …                     backbones from what `eseg_jax.tools.convert` wrote
+#   RATE=2e-3 …                       another learning rate
 #   LONG=1 … eseg_lite_s              an hour, of larger crops (or eseg_effnet_lite0)
 #
 # Set CORE=0 to keep to one core. What is finished is not trained again, what was stopped
@@ -31,6 +32,9 @@ declare -A steps=(
   [dfanet_a]=750 [dfanet_b]=950 [frfnet]=420 [frfnet_slim]=500
 )
 
+# 2e-3 but for those that learn faster with more, by the validation images.
+declare -A rates=([dfanet_a]=1e-2 [dfanet_b]=1e-2)
+
 crop="(192,256)" scale="(0.4,1.0)" size="(240,320)"
 if [[ -n ${LONG:-} ]]; then
   steps=([eseg_lite_s]=5000 [eseg_effnet_lite0]=2000)
@@ -50,7 +54,7 @@ for name in "$@"; do
     --config.input.scale="$scale" --config.input.brightness=0.2 \
     --config.input.contrast=0.2 --config.input.saturation=0.2 \
     --config.optimizer.name=adam --config.optimizer.schedule=cosine \
-    --config.optimizer.learning_rate=2e-3 --config.optimizer.final_learning_rate=0.0 \
+    --config.optimizer.learning_rate="${RATE:-${rates[$name]:-2e-3}}" --config.optimizer.final_learning_rate=0.0 \
     --config.optimizer.warmup_steps=50 --config.optimizer.weight_decay=1e-4 \
     --config.optimizer.clip_norm=10.0 --config.loss.ohem_threshold=0.0 \
     --config.loss.class_weights="$weights" \
