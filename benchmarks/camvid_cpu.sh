@@ -33,7 +33,7 @@ declare -A steps=(
 )
 
 # 2e-3 but for those that learn faster with more, by the validation images.
-declare -A rates=([dfanet_a]=1e-2 [dfanet_b]=1e-2)
+declare -A rates=([eseg_s]=1e-2 [dfanet_a]=1e-2 [dfanet_b]=1e-2)
 
 crop="(192,256)" scale="(0.4,1.0)" size="(240,320)"
 if [[ -n ${LONG:-} ]]; then
@@ -54,7 +54,8 @@ for name in "$@"; do
     --config.input.scale="$scale" --config.input.brightness=0.2 \
     --config.input.contrast=0.2 --config.input.saturation=0.2 \
     --config.optimizer.name=adam --config.optimizer.schedule=cosine \
-    --config.optimizer.learning_rate="${RATE:-${rates[$name]:-2e-3}}" --config.optimizer.final_learning_rate=0.0 \
+    --config.optimizer.learning_rate="${RATE:-${rates[$name]:-2e-3}}" \
+    --config.optimizer.final_learning_rate=0.0 \
     --config.optimizer.warmup_steps=50 --config.optimizer.weight_decay=1e-4 \
     --config.optimizer.clip_norm=10.0 --config.loss.ohem_threshold=0.0 \
     --config.loss.class_weights="$weights" \
