@@ -88,7 +88,7 @@ def latencies() -> dict[str, float]:
 
 
 def draw(marks, points: dict[str, float], x_title: str, y_title: str, file: str):
-    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.4, 4.4), layout="constrained")
     for name, accuracy, of_test in marks:
         if name not in points:
             continue
@@ -105,7 +105,7 @@ def draw(marks, points: dict[str, float], x_title: str, y_title: str, file: str)
     axes.margins(x=0.2)
     axes.set(xlabel=x_title, ylabel=y_title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(HERE / "plots" / file, metadata={"Date": None})
 
 
