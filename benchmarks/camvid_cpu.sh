@@ -32,7 +32,7 @@ declare -A steps=(
   [dfanet_a]=750 [dfanet_b]=950 [frfnet]=420 [frfnet_slim]=500
 )
 
-# 2e-3 but for those that learn faster with more, by the validation images.
+# 2e-3 but for those that underfit with it; benchmarks/camvid.md has what was tried.
 declare -A rates=([eseg_s]=1e-2 [dfanet_a]=1e-2 [dfanet_b]=1e-2)
 
 crop="(192,256)" scale="(0.4,1.0)" size="(240,320)"

@@ -1,7 +1,8 @@
 """Times the full training step beside the same network and recipe in PyTorch.
 
-  python benchmarks/train_step.py [--names=…] [--crop=192x256] [--batch=4] [--rounds=5]
-      [--backends=jax,torch,compiled] [--dtype=float32|bfloat16] [--json=FILE]
+  PYTHONPATH=. python benchmarks/train_step.py [--names=…] [--crop=192x256]
+      [--batch=4] [--rounds=5] [--backends=jax,torch,compiled]
+      [--dtype=float32|bfloat16] [--json=FILE]
 
 Needs jax and PyTorch in one environment. A step is forward, loss with its hard pixels
 and training heads, backward, clipping, update and moving averages, by the recipe of

@@ -8,11 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from eseg_jax.ops.kernels import (
-    input_gradient,
-    on_every_device,
-    on_several_devices,
-)
+from eseg_jax.ops.kernels import input_gradient, on_every_device, on_several_devices
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import Padding, out_size, pad, pad_pairs, tap
 

@@ -81,26 +81,38 @@ PARTS = {
         (2, 2, 2, 20),
         {"padding": ((9, 8), (2, 3))},
     ),
-    "channels": ((2, 40, 30, 2), (3, 3, 2, 128), {}),
 }
+
+
+def test_parts_of_the_kernel_gradient_have_64_channels(monkeypatch):
+    x, kernel = op_checks.normal(8, 20, 30, 2), op_checks.normal(3, 3, 2, 128)
+    assert _in_parts(monkeypatch, 1 << 20, x, kernel) == [(4, 20, 30, 64)] * 4
 
 
 @pytest.mark.parametrize("case", PARTS)
 def test_kernel_gradient_in_parts(monkeypatch, case):
     image, kernel, options = PARTS[case]
     x, kernel = op_checks.normal(*image), op_checks.normal(*kernel)
+    assert len(_in_parts(monkeypatch, 500, x, kernel, **options)) > 2
+
+
+def _in_parts(monkeypatch, part_bytes, x, kernel, **options):
+    """Compares the kernel's gradient; the shapes of the outputs of its parts on CPU."""
     reference = functools.partial(conv_reference, **options)
     g = op_checks.normal(*jax.eval_shape(reference, x, kernel).shape)
-    monkeypatch.setattr(conv_file, "_PART_BYTES", 500)
-    forms = []
-    whole = conv_file._kernel_gradient
-    monkeypatch.setattr(
-        conv_file, "_kernel_gradient", lambda *a, **k: forms.append(a) or whole(*a, **k)
-    )
-    (found,) = jax.vjp(lambda k: conv(x, k, **options), kernel)[1](g)
+    shapes, whole = [], conv_file._kernel_gradient
+
+    def noted(x, kernel, g, **options):
+        shapes.append(g.shape)
+        return whole(x, kernel, g, **options)
+
     (expected,) = jax.vjp(lambda k: reference(x, k), kernel)[1](g)
+    with monkeypatch.context() as patch:
+        patch.setattr(conv_file, "_PART_BYTES", part_bytes)
+        patch.setattr(conv_file, "_kernel_gradient", noted)
+        (found,) = jax.vjp(lambda k: conv(x, k, **options), kernel)[1](g)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert len(forms) > 2, "the gradient was taken whole"
+    return shapes
 
 
 def test_sharded_kernel_gradient_is_taken_whole(mesh, monkeypatch):
