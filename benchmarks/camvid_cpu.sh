@@ -6,7 +6,8 @@
 #   SEED=1 …                                                     another seed
 #   WEIGHTS=DIR …                     backbones from what `eseg_jax.tools.convert` wrote
 #   RATE=2e-3 …                       another learning rate
-#   LONG=1 … eseg_lite_s              an hour, of larger crops (or eseg_effnet_lite0)
+#   LONG=1 … NETWORK                  an hour and more, of larger crops: eseg_lite_s, frfnet
+#                                 or eseg_effnet_lite0; validated every 500 steps
 #
 # Set CORE=0 to keep to one core. What is finished is not trained again, what was stopped
 # goes on, so that two calls may share the networks. `camvid.py --tables=OUT` prints the table.
@@ -35,10 +36,10 @@ declare -A steps=(
 # 2e-3 but for those that underfit with it; benchmarks/camvid.md has what was tried.
 declare -A rates=([eseg_s]=1e-2 [dfanet_a]=1e-2 [dfanet_b]=1e-2)
 
-crop="(192,256)" scale="(0.4,1.0)" size="(240,320)"
+crop="(192,256)" scale="(0.4,1.0)" size="(240,320)" eval_every=100000
 if [[ -n ${LONG:-} ]]; then
-  steps=([eseg_lite_s]=5000 [eseg_effnet_lite0]=2000)
-  crop="(240,320)" scale="(0.5,1.25)" size="(360,480)"
+  steps=([eseg_lite_s]=5000 [eseg_effnet_lite0]=2000 [frfnet]=3000)
+  crop="(240,320)" scale="(0.5,1.25)" size="(360,480)" eval_every=500
 fi
 
 # The square roots of ENet's class weights; whole ones make blobs of poles and signs.
@@ -49,7 +50,7 @@ for name in "$@"; do
   ${CORE:+taskset -c "$CORE"} "${PYTHON:-python}" "$root/benchmarks/camvid.py" \
     --config="$root/configs/$name.py:camvid" --workdir="$out/${name}_$seed" \
     --config.seed="$seed" --config.total_steps="${steps[$name]:?not a network of this table: $name}" \
-    --config.eval_every=100000 --config.eval.size="$size" \
+    --config.eval_every="$eval_every" --config.eval.size="$size" \
     --config.input.batch_size=8 --config.input.crop="$crop" \
     --config.input.scale="$scale" --config.input.brightness=0.2 \
     --config.input.contrast=0.2 --config.input.saturation=0.2 \

@@ -24,8 +24,10 @@ def get_config(dataset: str = "cityscapes"):
     config = base.get_config(dataset)
     config.model.name = "dfanet_a"
     config.model.options = {}
-    config.optimizer.update(schedule="poly", weight_decay=1e-5, clip_norm=0.0)
-    config.loss.ohem_threshold = 0.0
+    config.optimizer.update(
+        name="sgd", schedule="poly", weight_decay=1e-5, clip_norm=0.0
+    )
+    config.loss.update(ohem_threshold=0.0, class_weights=())
     if dataset == "cityscapes":
         config.input.update(batch_size=48, crop=(1024, 1024), scale=(0.75, 1.75))
         config.optimizer.update(learning_rate=0.2, warmup_steps=62)

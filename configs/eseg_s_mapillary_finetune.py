@@ -21,7 +21,8 @@ def recipe(name: str, dataset: str):
     config = base.get_config(dataset)
     config.model.name = name
     config.init_part = "all_but_classifier"
-    config.optimizer.learning_rate = 0.01
+    if dataset != "camvid":  # whose recipe is Adam's, with a rate for it
+        config.optimizer.learning_rate = 0.01
     if dataset == "cityscapes":
         config.total_steps = 37_188
     return config

@@ -38,7 +38,7 @@ def get_config(dataset: str = "cityscapes"):
         config.total_steps = 185_938
         config.eval.size = (512, 1024)  # the logits are scored at 1024x2048
     elif dataset == "camvid":
-        config.input.update(batch_size=16, crop=(360, 480))
+        config.input.update(batch_size=16, crop=(360, 480), scale=(0.5, 2.0))
         config.input.update(brightness=0.0, contrast=0.0, saturation=0.0)
         config.total_steps = 18_350
         # No mining: the classes are weighted, as ENet weights them (our choice).

@@ -15,7 +15,8 @@ Behind the file name also `:camvid_720` (960x720 colour labels; the paper report
 on test), `:ade20k` and `:pascal_context` (60 classes), 120 epochs each as §4.3 gives
 them; what it leaves out is as on Cityscapes. The last two it tests with seven scales
 and flips: --mode=evaluate --config.eval.scales="(0.5,0.75,1,1.25,1.5,1.75,2)"
---config.eval.flip. `:camvid` (480x360) and `:scenes` are short runs from scratch.
+--config.eval.flip. `:camvid` (480x360) and `:scenes` are short runs from scratch, the
+first by the recipe of configs/base.py.
 """
 
 from configs import base
@@ -37,6 +38,8 @@ def recipe(name: str, dataset: str):
     config = base.get_config("cityscapes" if dataset in _OTHERS else dataset)
     config.model.name = name
     config.model.options = {}
+    if dataset == "camvid":
+        return config
     config.optimizer.update(
         learning_rate=0.01,
         schedule="poly",

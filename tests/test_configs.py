@@ -53,6 +53,26 @@ def test_sfnets_other_recipes(dataset, name, steps):
     assert input.dataset_info(config).num_classes in (11, 60, 150)
 
 
+def test_camvid_is_the_papers_where_they_have_one():
+    short, frfnet, dfanet = (
+        _load(name, "camvid") for name in ("eseg_lite_s", "frfnet", "dfanet_b")
+    )
+    assert _load("sfnet_df1", "camvid").optimizer == short.optimizer
+    assert len(short.loss.class_weights) == 11
+    # FRFNet §4.1: Adam from 1e-4 to 1e-6, 800 epochs of 16 of 367 images, [0.5, 2].
+    assert (frfnet.optimizer.name, frfnet.optimizer.schedule) == ("adam", "cosine")
+    assert frfnet.optimizer.learning_rate == 1e-4
+    assert frfnet.optimizer.final_learning_rate == 1e-6
+    assert frfnet.total_steps * frfnet.input.batch_size == 800 * 367
+    assert (frfnet.input.crop, frfnet.input.scale) == ((360, 480), (0.5, 2.0))
+    # DFANet §4.1: SGD, poly 0.9 from 0.2, 40,000 steps of 48, cross-entropy.
+    assert (dfanet.optimizer.name, dfanet.optimizer.schedule) == ("sgd", "poly")
+    assert dfanet.optimizer.learning_rate == 0.2
+    assert (dfanet.total_steps, dfanet.input.batch_size) == (40_000, 48)
+    assert dfanet.input.scale == (0.75, 1.75)
+    assert dfanet.loss.class_weights == () and dfanet.loss.ohem_threshold == 0
+
+
 @pytest.mark.parametrize("name", _NAMES)
 def test_one_step_at_true_size(name):
     config = _load(name)
