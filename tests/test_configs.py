@@ -71,6 +71,10 @@ def test_camvid_is_the_papers_where_they_have_one():
     assert (dfanet.total_steps, dfanet.input.batch_size) == (40_000, 48)
     assert dfanet.input.scale == (0.75, 1.75)
     assert dfanet.loss.class_weights == () and dfanet.loss.ohem_threshold == 0
+    whole = _load("dfanet_b", "camvid_720")
+    validate(whole)
+    assert (whole.dataset.name, whole.input.crop) == ("camvid_720", (720, 960))
+    assert whole.optimizer == dfanet.optimizer and whole.loss == dfanet.loss
 
 
 @pytest.mark.parametrize("name", _NAMES)
