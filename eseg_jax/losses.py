@@ -5,6 +5,7 @@ gather and contributes neither value nor gradient. Everything here is elementwis
 or a sum, so a batch sharded over devices needs scalar all-reduces only.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,25 +53,40 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 def kth_smallest(values: jax.Array, k: int | jax.Array) -> jax.Array:
     """The value at index `k` of the sorted `values`, exactly, without sorting them.
 
-    Bisection over the bits: non-negative floats are ordered as their bit patterns
-    are as integers, so each of 31 rounds fixes one bit by counting the values below
-    a candidate. When `values` is sharded only that count crosses devices, where a
-    sort gathers everything. On a CPU 31 rounds cost a fifteenth of the sort.
+    Non-negative floats are ordered as their bit patterns are as integers: each round
+    fixes the next bits by counting the values below every candidate for them. When
+    `values` is sharded only the counts cross devices, where a sort gathers everything.
+    On a CPU rounds of one bit cost a fifteenth of the sort. Elsewhere a round reads
+    all values for any number of counts: eight rounds of four bits take two fifths of
+    the time on a TPU v5e, by its compiler's estimate.
 
     Args:
       values: float32 of any shape, none of them negative or NaN.
       k: integer in 0..size-1, python or traced.
     """
-    bits = lax.bitcast_convert_type(values, jnp.int32)
-
-    def fix_bit(i, found):
-        candidate = found | (1 << (30 - i))
-        below = jnp.sum(bits < candidate, dtype=jnp.int32)
-        return jnp.where(below <= k, candidate, found)
-
-    return lax.bitcast_convert_type(
-        lax.fori_loop(0, 31, fix_bit, jnp.int32(0)), jnp.float32
+    return lax.platform_dependent(
+        values,
+        jnp.asarray(k, jnp.int32),
+        cpu=functools.partial(_kth_smallest, bits_a_round=1),
+        default=functools.partial(_kth_smallest, bits_a_round=4),
     )
+
+
+def _kth_smallest(values, k, bits_a_round):
+    patterns = lax.bitcast_convert_type(values, jnp.uint32)
+
+    def fix_bits(i, found):
+        shift = jnp.uint32(32) - bits_a_round * (i.astype(jnp.uint32) + 1)
+
+        def reached(digit):
+            candidate = found | (jnp.uint32(digit) << shift)
+            return jnp.sum(patterns < candidate, dtype=jnp.int32) <= k
+
+        digit = sum(reached(i).astype(jnp.uint32) for i in range(1, 2**bits_a_round))
+        return found | (digit << shift)
+
+    found = lax.fori_loop(0, 32 // bits_a_round, fix_bits, jnp.uint32(0))
+    return lax.bitcast_convert_type(found, jnp.float32)
 
 
 def ohem_mask(

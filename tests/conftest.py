@@ -51,6 +51,20 @@ def full_optimisation_for_tpu(request):
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+    """Operations take the form that is for neither a CPU nor a TPU."""
+
+    def choose(*args, default, **platforms):
+        return default(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    jax.clear_caches()
+    yield
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def mesh() -> jax.sharding.Mesh:
     """Four CPU devices along the axis "data"."""

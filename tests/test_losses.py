@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eseg_jax import losses
 from eseg_jax.losses import (
     classification_loss,
     cross_entropy,
@@ -86,13 +88,15 @@ def test_masked_mean_of_nothing_is_zero_with_zero_gradient():
 # ---------------------------------------------------------------- kth_smallest
 
 
-def test_kth_smallest_equals_the_sort():
+@pytest.mark.parametrize("bits_a_round", [1, 4])
+def test_kth_smallest_equals_the_sort(bits_a_round):
     draw = np.random.default_rng(0)
     values = draw.random((3, 4, 5)).astype(np.float32)
     values[0] = np.round(values[0], 1)  # ties
     values[1, 0] = [0, 0, 2, 2, 1]
     values[1, 1, 0] = 1e-42  # subnormal
-    found = jax.jit(jax.vmap(kth_smallest, (None, 0)))(values, jnp.arange(60))
+    find = functools.partial(losses._kth_smallest, bits_a_round=bits_a_round)
+    found = jax.jit(jax.vmap(find, (None, 0)))(values, jnp.arange(60))
     np.testing.assert_array_equal(found, np.sort(values.ravel()))
 
 

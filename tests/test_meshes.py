@@ -71,19 +71,13 @@ def test_images_split(size):
     # Of SFNet: resizing with aligned corners and the warp, which looks anywhere.
     [("eseg_lite_s", 0), ("sfnet_df1", 7), ("frfnet_slim", 0), ("dfanet_b", 0)],
 )
-def test_split_images_are_not_gathered(name, gathers, monkeypatch):
-    def as_on_an_accelerator(*args, default, **platforms):
-        return default(*args)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_an_accelerator)
-    jax.clear_caches()
+def test_split_images_are_not_gathered(name, gathers, as_on_an_accelerator):
     mesh = sharding.make_mesh(HALVES, jax.devices()[:4])
     batch = mesh_worker.data(0, 4, (512, 512))
     _, step = mesh_worker.compile_step(models.create(name, 5), batch, mesh)
     counts, _ = mesh_worker.collectives(step.as_text())
     print(name, dict(counts))
     assert counts["all-gather"] == gathers
-    jax.clear_caches()
 
 
 # ---- All four networks on every mesh, in float64 -----------------------------------

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from eseg_jax.models.layers import BatchNorm
+
 
 def fold(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of the same network without batch statistics.
@@ -44,10 +46,12 @@ def fold(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
         return np.asarray(folded.pop(name, 0), np.float64)
 
     for path, module in called.items():
-        if isinstance(module, nn.BatchNorm):
+        if isinstance(module, BatchNorm):
             kernel, bias = ((*path[:-1], "conv", leaf) for leaf in ("kernel", "bias"))
             mean, variance = (np.asarray(stats[*path, x]) for x in ("mean", "var"))
-            factor = take((*path, "scale")) / np.sqrt(variance + module.epsilon)
+            factor = take((*path, "scale")) / np.sqrt(
+                variance + module.style.bn_epsilon
+            )
             shift = take((*path, "bias")) + (take(bias) - mean) * factor
             folded[kernel] = jnp.asarray(take(kernel) * factor, jnp.float32)
             folded[bias] = jnp.asarray(shift, jnp.float32)

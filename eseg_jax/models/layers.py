@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from eseg_jax.ops.batch_norm import batch_norm, normalise
 from eseg_jax.ops.conv import conv
 from eseg_jax.ops.depthwise import depthwise_conv
 from eseg_jax.ops.pool import avg_pool, max_pool
@@ -160,6 +161,33 @@ def _depthwise_init(init: nn.initializers.Initializer) -> nn.initializers.Initia
     return depthwise_init
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation of [n, h, w, c] over n, h and w.
+
+    The running statistics keep `style.bn_momentum` of themselves at each step; the rest
+    are the batch's, its variance the biased one.
+    """
+
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape, ones, zeros = x.shape[-1:], nn.initializers.ones, nn.initializers.zeros
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", ones, shape, jnp.float32)
+        bias = self.param("bias", zeros, shape, jnp.float32)
+        x, epsilon = x.astype(self.style.dtype), self.style.bn_epsilon
+        if not train:
+            return normalise(x, mean.value, variance.value, scale, bias, epsilon)
+        y, *found = batch_norm(x, scale, bias, epsilon)
+        if not self.is_initializing():
+            keep = self.style.bn_momentum
+            for old, new in zip((mean, variance), found, strict=True):
+                old.value = keep * old.value + (1 - keep) * new
+        return y
+
+
 class ConvBN(nn.Module):
     """Convolution, batch normalisation, optional activation.
 
@@ -198,13 +226,7 @@ class ConvBN(nn.Module):
             name="conv",
         )(x)
         if not folded:
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=self.style.bn_momentum,
-                epsilon=self.style.bn_epsilon,
-                dtype=self.style.dtype,
-                name="bn",
-            )(x)
+            x = BatchNorm(self.style, name="bn")(x, train)
         return x if self.activation is None else self.activation(x)
 
 

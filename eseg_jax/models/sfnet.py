@@ -24,6 +24,7 @@ from eseg_jax.models.classifier import Classifier
 from eseg_jax.models.info import Info
 from eseg_jax.models.layers import (
     PYTORCH,
+    BatchNorm,
     Conv,
     ConvBN,
     MaxPool,
@@ -334,7 +335,7 @@ class SFNet(nn.Module):
         for each rectified one and for each that is pooled.
         """
         match module:
-            case nn.BatchNorm():
+            case BatchNorm():
                 return 2 * output.size
             case Conv(use_bias=True) | ConvBN(activation=nn.relu):
                 return output.size

@@ -18,6 +18,15 @@ def on_several_devices() -> bool:
     return mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto}
 
 
+def rows_are_split() -> bool:
+    """Whether XLA will split the rows of images, of what is traced here, over devices.
+
+    They are on the mesh's axis "spatial".
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return on_several_devices() and mesh.shape.get("spatial", 1) > 1
+
+
 def on_every_device(kernel: jax.Array) -> jax.Array:
     """The kernel, and its gradient, whole on each device of the context's mesh.
 

@@ -1,9 +1,11 @@
 """Bilinear and nearest resize.
 
 Both are linear maps of the rows and then of the columns. On TPU they are products with
-the two interpolation matrices. Elsewhere those are nearly all zeros; gathers avoid
-them, but XLA neither fuses a gather well nor turns its gradient, a scatter, into fast
-code. Enlarging by a whole factor, the usual case, needs no gather: every output pixel
+the two interpolation matrices. Elsewhere those are nearly all zeros. On GPU the few
+pixels that make one of the result are gathered, forward and backward.
+
+On CPU, and where the rows of images are split over devices, XLA does not make gathers
+fast. There enlarging by a whole factor, the usual case, needs none: every output pixel
 is a weighted sum of its source pixel and the two neighbours, with the same weights for
 every source pixel.
 """
@@ -17,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from eseg_jax.ops.cpu import apart
+from eseg_jax.ops.kernels import rows_are_split
 from eseg_jax.ops.operation import operation
 from eseg_jax.ops.windows import sum_type
 
@@ -85,6 +88,7 @@ def _resize_by(matrix, x, size):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _resize(x, source, target, matrix):
     rows, columns = (matrix(s, t) for s, t in zip(source, target, strict=True))
+    gathers = functools.partial(_gathers, rows, columns)
 
     def separable(x, wrap=lambda function: function):
         y = x.astype(sum_type(x.dtype))
@@ -97,7 +101,7 @@ def _resize(x, source, target, matrix):
         x,
         cpu=functools.partial(separable, wrap=apart),
         tpu=functools.partial(_products, rows, columns),
-        default=separable,
+        default=separable if rows_are_split() else gathers,
     )
 
 
@@ -107,6 +111,7 @@ def _forward(x, source, target, matrix):
 
 def _backward(source, target, matrix, _, g):
     rows, columns = (matrix(s, t) for s, t in zip(source, target, strict=True))
+    gathers = functools.partial(_gathers, rows.T, columns.T)
 
     def separable(g, wrap=lambda function: function):
         y = g.astype(sum_type(g.dtype))
@@ -119,7 +124,7 @@ def _backward(source, target, matrix, _, g):
             g,
             cpu=functools.partial(separable, wrap=apart),
             tpu=functools.partial(_products, rows.T, columns.T),
-            default=separable,
+            default=separable if rows_are_split() else gathers,
         ),
     )
 
@@ -138,6 +143,32 @@ def _products(rows, columns, x):
         precision="highest",  # A TPU would round float32 logits to bfloat16.
         preferred_element_type=sum_type(x.dtype),
     ).astype(x.dtype)
+
+
+def _gathers(rows, columns, x):
+    """`_products` by the pixels whose weight is not 0."""
+    y = x.astype(sum_type(x.dtype))
+    steps = [(2, columns), (1, rows)]
+    if len(rows) < rows.shape[1]:
+        steps.reverse()  # What lies between them is the smaller.
+    # Without the barrier XLA gathers along both axes again in each use of the result.
+    y = lax.optimization_barrier(_gather(y, *steps[0]))
+    return _gather(y, *steps[1]).astype(x.dtype)
+
+
+def _gather(x, axis, matrix):
+    """Multiplies one axis of x by `[target, source]`, nonzero in a band."""
+    source = matrix.shape[1]
+    used = matrix > 1e-7  # less is a rounding error of the position
+    used[:, 0] |= ~used.any(axis=1)  # of none, the weight of the first is 0 as well
+    first = np.argmax(used, axis=1)
+    last = source - 1 - np.argmax(used[:, ::-1], axis=1)
+    pixels = first[:, None] + np.arange(np.max(last - first) + 1)
+    weights = np.pad(matrix, ((0, 0), (0, pixels.shape[1])))
+    weights = np.take_along_axis(weights, pixels, axis=1)
+    found = jnp.take(x, np.minimum(pixels, source - 1), axis)
+    shape = [1] * axis + [*pixels.shape] + [1] * (x.ndim - axis - 1)
+    return jnp.sum(found * weights.reshape(shape).astype(x.dtype), axis=axis + 1)
 
 
 def _map_axis(x, axis, matrix):

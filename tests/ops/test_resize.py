@@ -47,6 +47,13 @@ def test_reference(source, target, form):
     op_checks.check_reference(function, reference, op_checks.normal(2, *source, 3))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("source", "target"), CASES)
+def test_reference_on_a_gpu(source, target, form, as_on_an_accelerator):
+    function, reference = (functools.partial(f, size=target) for f in FORMS[form])
+    op_checks.check_reference(function, reference, op_checks.normal(2, *source, 3))
+
+
 @pytest.mark.parametrize(
     ("resize", "row", "expected"),
     [

@@ -46,7 +46,10 @@ def test_bfloat16_is_rounded_once():
 
 
 @pytest.mark.parametrize("case", range(8))
-def test_pytorch(case):
+@pytest.mark.parametrize("form", ["cpu", "gpu"])
+def test_pytorch(case, form, request):
+    if form == "gpu":
+        request.getfixturevalue("as_on_an_accelerator")
     path = FIXTURES / "warp" / "resize_bilinear.npz"
     if not path.is_file():
         pytest.skip(f"no {path}; ESEG_JAX_TEST_FIXTURES names the fixtures' folder")
