@@ -6,8 +6,8 @@
 #   SEED=1 …                                                     another seed
 #   WEIGHTS=DIR …                     backbones from what `eseg_jax.tools.convert` wrote
 #   RATE=2e-3 …                       another learning rate
-#   LONG=1 … NETWORK                  an hour and more, of larger crops: eseg_lite_s, frfnet
-#                                 or eseg_effnet_lite0; validated every 500 steps
+#   LONG=1 … NETWORK                  an hour and more, of larger crops: eseg_lite_s or _m,
+#                         frfnet, eseg_effnet_lite0; validated every 500 steps
 #
 # Set CORE=0 to keep to one core. What is finished is not trained again, what was stopped
 # goes on, so that two calls may share the networks. `camvid.py --tables=OUT` prints the table.
@@ -38,7 +38,7 @@ declare -A rates=([eseg_s]=1e-2 [dfanet_a]=1e-2 [dfanet_b]=1e-2)
 
 crop="(192,256)" scale="(0.4,1.0)" size="(240,320)" eval_every=100000
 if [[ -n ${LONG:-} ]]; then
-  steps=([eseg_lite_s]=5000 [eseg_effnet_lite0]=2000 [frfnet]=3000)
+  steps=([eseg_lite_s]=5000 [eseg_lite_m]=1500 [eseg_effnet_lite0]=2000 [frfnet]=3000)
   crop="(240,320)" scale="(0.5,1.25)" size="(360,480)" eval_every=500
 fi
 
