@@ -38,7 +38,7 @@ declare -A rates=([eseg_s]=1e-2 [dfanet_a]=1e-2 [dfanet_b]=1e-2)
 
 crop="(192,256)" scale="(0.4,1.0)" size="(240,320)" eval_every=100000
 if [[ -n ${LONG:-} ]]; then
-  steps=([eseg_lite_s]=5000 [eseg_lite_m]=1500 [eseg_effnet_lite0]=2000 [frfnet]=3000)
+  steps=([eseg_lite_s]=5000 [eseg_lite_m]=1200 [eseg_effnet_lite0]=2000 [frfnet]=3000)
   crop="(240,320)" scale="(0.5,1.25)" size="(360,480)" eval_every=500
 fi
 
