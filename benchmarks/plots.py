@@ -89,15 +89,15 @@ def latencies() -> dict[str, float]:
 
 def draw(marks, points: dict[str, float], x_title: str, y_title: str, file: str):
     figure, axes = plt.subplots(figsize=(8.4, 4.4), layout="constrained")
+    labels = []
     for name, accuracy, of_test in marks:
         if name not in points:
             continue
         colour = COLOURS[family(name)]
         face = "none" if of_test else colour
         axes.scatter(points[name], accuracy, s=46, facecolors=face, edgecolors=colour)
-        axes.annotate(
-            name, (points[name], accuracy), (6, -3), textcoords="offset points", size=8
-        )
+        where, style = (points[name], accuracy), {"textcoords": "offset points"}
+        labels.append(axes.annotate(name, where, (6, -3), size=8, **style))
     for name, colour in COLOURS.items():
         axes.scatter([], [], color=colour, label=name)
     axes.scatter([], [], facecolors="none", edgecolors="grey", label="test set")
@@ -106,6 +106,12 @@ def draw(marks, points: dict[str, float], x_title: str, y_title: str, file: str)
     axes.set(xlabel=x_title, ylabel=y_title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
+    figure.draw_without_rendering()
+    boxes = []
+    for label in labels:  # to the left of its mark if it would cover another
+        if any(label.get_window_extent().overlaps(box) for box in boxes):
+            label.set(horizontalalignment="right", position=(-6, -3))
+        boxes.append(label.get_window_extent())
     figure.savefig(HERE / "plots" / file, metadata={"Date": None})
 
 
