@@ -87,7 +87,7 @@ run() {
       [[ $name == camvid_eseg_* ]] && config+=(--config.model.options.drop_rate=0.2)
       [[ ${smoke:-} ]] && config=(
         --config.total_steps=2 --config.eval_every=2 --config.input.batch_size=2
-        '--config.input.crop=(48,64)'
+        '--config.input.crop=(48,64)' --config.optimizer.warmup_steps=0
       )
       "$python" $bench/camvid.py --config="configs/${name#camvid_}.py:camvid" \
         --workdir="$workdir" --seconds=500 "${config[@]}"
