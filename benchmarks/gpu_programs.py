@@ -6,8 +6,9 @@
 Compiles each configuration's step for one GPU ahead of time, in bfloat16, with the
 paper's crop and batch, and prints a table: its memory, the kernels that it starts, the
 bytes that they read and write, and the multiply-adds of its matrix products in float32,
-which have no tensor cores. XLA's choice of algorithms needs the GPU and is left out, so
-that kernels and memory will be others there; see the page on what it was good for.
+which at full precision have no tensor cores. XLA's choice of algorithms needs the GPU
+and is left out, so that kernels and memory will differ there; benchmarks/training.md
+has the table and what it led to.
 """
 
 from __future__ import annotations
