@@ -194,7 +194,7 @@ def get_config(dataset: str = "cityscapes") -> ConfigDict:
 
 
 def _camvid(config: ConfigDict) -> None:
-    """CamVid at 480x360, in half an hour of one CPU core (our choice).
+    """CamVid at 480x360, in less than an hour of one CPU core (our choice).
 
     benchmarks/camvid.md tells what was tried and what more steps bring.
     """

@@ -54,6 +54,20 @@ def test_reference_on_a_gpu(source, target, form, as_on_an_accelerator):
     op_checks.check_reference(function, reference, op_checks.normal(2, *source, 3))
 
 
+@pytest.mark.parametrize(("spatial", "gathers"), [(1, True), (2, False)])
+def test_gathers_only_where_rows_are_whole(spatial, gathers, as_on_an_accelerator):
+    mesh = jax.make_mesh(
+        (4 // spatial, spatial),
+        ("data", "spatial"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    )
+    with jax.set_mesh(mesh):
+        traced = jax.make_jaxpr(lambda x: resize_bilinear(x, (8, 8)))(
+            jnp.zeros((4, 4, 4, 1))
+        )
+    assert ("gather[" in str(traced)) == gathers
+
+
 @pytest.mark.parametrize(
     ("resize", "row", "expected"),
     [
